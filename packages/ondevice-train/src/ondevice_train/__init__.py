@@ -1,0 +1,1 @@
+"""Fine-tune on the device under a hard memory budget."""

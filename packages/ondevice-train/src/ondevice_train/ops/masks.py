@@ -1,0 +1,250 @@
+"""Activations that save bits instead of the activation.
+
+PyTorch's ReLU keeps its float output (4 bytes an element) although its gradient only asks "was it clipped?". Here the
+answer is one bit: ``ceil(n / 8)`` bytes for n elements, with the gradient of torch to the bit. Smooth activations
+(Hardswish, SiLU, GELU) keep their derivative rounded to 8 or 4 bits; the rounding error is at most `DERIVATIVE_ERROR`.
+
+Each op saves exactly one flat uint8 tensor (`saved_bytes` gives its size), and nothing when no gradient is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PIECEWISE = ("relu", "relu6", "hardtanh", "leaky_relu", "hardsigmoid")
+SMOOTH = ("hardswish", "silu", "gelu")
+# The derivative of every smooth kind lies in [-0.5, 1.5]; this many steps divide it so that 0 and 1 are codes.
+_STEPS = {8: 252, 4: 12}
+DERIVATIVE_ERROR = {bits: 1.0 / steps for bits, steps in _STEPS.items()}
+
+
+def saved_bytes(kind: str, elements: int, bits: int = 8) -> int:
+    """Bytes that the op `kind` saves for `elements` elements: one bit each, or `bits` each for a smooth kind."""
+    return math.ceil(elements / 8) if kind in PIECEWISE else math.ceil(elements * bits / 8)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Pack a boolean tensor (any shape) into a flat uint8 tensor of ``ceil(n / 8)``, first element in the lowest bit."""
+    flat = mask.reshape(-1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
+    padded = F.pad(flat, (0, -flat.numel() % 8)).view(-1, 8).to(torch.uint8)
+    return (padded << torch.arange(8, dtype=torch.uint8, device=flat.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, elements: int) -> Tensor:
+    """Undo `pack`: a flat uint8 tensor of `elements` zeros and ones."""
+    if packed.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(packed.numpy(), count=elements, bitorder="little"))
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return ((packed[:, None] >> shifts) & 1).reshape(-1)[:elements]
+
+
+def _in_memory_order(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """View x with its dimensions ordered as they lie in memory, so that channels_last tensors need no copy."""
+    strides = x.stride()
+    order = tuple(sorted(range(x.ndim), key=lambda dim: (-strides[dim], dim)))
+    return x.permute(order), order
+
+
+def _restore_order(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    return x.permute(tuple(np.argsort(order).tolist()))
+
+
+class _Piecewise(torch.autograd.Function):
+    """y = clamp-like(x); dx = g where low < x < high, else slope_outside * g (times `slope` inside)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kind: str, low: float, high: float, slope: float, inplace: bool) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            inside = x > low
+            if high != math.inf:
+                inside &= x < high
+            view, order = _in_memory_order(inside)
+            ctx.save_for_backward(pack(view))
+            ctx.shape, ctx.order = view.shape, order
+            ctx.kind, ctx.slope = kind, slope
+        if inplace:
+            ctx.mark_dirty(x)
+        if kind == "leaky_relu":
+            return F.leaky_relu_(x, slope) if inplace else F.leaky_relu(x, slope)
+        if kind == "hardsigmoid":
+            return F.hardsigmoid(x, inplace=inplace)
+        if high == math.inf:
+            return x.clamp_min_(low) if inplace else x.clamp_min(low)
+        return x.clamp_(low, high) if inplace else x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (packed,) = ctx.saved_tensors
+        inside = _restore_order(unpack(packed, math.prod(ctx.shape)).view(ctx.shape), ctx.order)
+        dx = grad * inside
+        if ctx.kind == "hardsigmoid":
+            dx /= 6
+        elif ctx.kind == "leaky_relu":
+            dx = torch.where(inside.bool(), grad, ctx.slope * grad)
+        return dx, None, None, None, None, None
+
+
+def relu(x: Tensor, inplace: bool = False) -> Tensor:
+    """``max(x, 0)``, saving one bit an element; gradient as torch (0 at x = 0)."""
+    return _Piecewise.apply(x, "relu", 0.0, math.inf, 1.0, inplace)
+
+
+def relu6(x: Tensor, inplace: bool = False) -> Tensor:
+    """``min(max(x, 0), 6)``, saving one bit an element; gradient as torch (0 at x = 0 and x = 6)."""
+    return _Piecewise.apply(x, "relu6", 0.0, 6.0, 1.0, inplace)
+
+
+def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """``min(max(x, min_val), max_val)``, saving one bit an element; gradient as torch (0 at both ends)."""
+    return _Piecewise.apply(x, "hardtanh", float(min_val), float(max_val), 1.0, inplace)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """``x`` where positive, else ``negative_slope * x``; saves one bit an element."""
+    return _Piecewise.apply(x, "leaky_relu", 0.0, math.inf, float(negative_slope), inplace)
+
+
+def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    """``relu6(x + 3) / 6``, saving one bit an element."""
+    return _Piecewise.apply(x, "hardsigmoid", -3.0, 3.0, 1.0, inplace)
+
+
+def _derivative(kind: str, x: Tensor) -> Tensor:
+    if kind == "hardswish":
+        return torch.where(x <= -3, 0.0, torch.where(x < 3, x / 3 + 0.5, 1.0))
+    if kind == "silu":
+        s = x.sigmoid()
+        return s * (1 + x * (1 - s))
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+class _Smooth(torch.autograd.Function):
+    """y = f(x); saves the derivative f'(x) rounded to ``bits`` bits (steps of 1/126 or 1/6 over [-0.5, 1.5])."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kind: str, bits: int, inplace: bool) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            steps = _STEPS[bits]
+            view, ctx.order = _in_memory_order(x)
+            code = _derivative(kind, view).add_(0.5).mul_(steps / 2).round_().clamp_(0, steps).to(torch.uint8).reshape(-1)
+            if bits == 4:
+                code = F.pad(code, (0, code.numel() % 2)).view(-1, 2)
+                code = code[:, 0] | (code[:, 1] << 4)
+            ctx.save_for_backward(code)
+            ctx.shape, ctx.bits = view.shape, bits
+        if inplace:
+            ctx.mark_dirty(x)
+        if kind == "gelu":
+            return x.copy_(F.gelu(x)) if inplace else F.gelu(x)
+        return (F.hardswish if kind == "hardswish" else F.silu)(x, inplace=inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (code,) = ctx.saved_tensors
+        if ctx.bits == 4:
+            code = torch.stack((code & 15, code >> 4), 1).view(-1)[: math.prod(ctx.shape)]
+        derivative = code.view(ctx.shape).to(grad.dtype).mul_(2 / _STEPS[ctx.bits]).sub_(0.5)
+        return grad * _restore_order(derivative, ctx.order), None, None, None
+
+
+def smooth(x: Tensor, kind: str, bits: int = 8, inplace: bool = False) -> Tensor:
+    """Hardswish, SiLU or (exact) GELU that saves only its derivative, rounded to `bits` (8 or 4) bits an element.
+
+    The output is torch's; the gradient differs by at most ``DERIVATIVE_ERROR[bits] * |grad|``. Where the derivative
+    is 0 or 1 (Hardswish outside [-3, 3]) it is exact.
+    """
+    return _Smooth.apply(x, kind, bits, inplace)
+
+
+class PackedActivation(nn.Module):
+    """Module form of the ops above; made from a torch activation by `packed`, keeps it in `original`.
+
+    Attributes:
+        kind: one of `PIECEWISE` or `SMOOTH`.
+        bits: bits an element for smooth kinds.
+        original: the torch module that it stands for (used to go back).
+    """
+
+    def __init__(self, original: nn.Module, kind: str, bits: int = 8) -> None:
+        super().__init__()
+        self.kind = kind
+        self.bits = bits
+        self.inplace = bool(getattr(original, "inplace", False))
+        # A tuple hides the module from registration: it has no parameters, and traces must not see it twice.
+        self._original: tuple[Any] = (original,)
+
+    @property
+    def original(self) -> Any:
+        """The torch activation that this module stands for."""
+        return self._original[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation; saves `saved_bytes(kind, x.numel(), bits)` bytes if x needs a gradient."""
+        inplace = self.inplace and not (x.is_leaf and x.requires_grad)
+        if self.kind == "relu":
+            return relu(x, inplace)
+        if self.kind == "relu6":
+            return relu6(x, inplace)
+        if self.kind == "hardtanh":
+            return hardtanh(x, self.original.min_val, self.original.max_val, inplace)
+        if self.kind == "leaky_relu":
+            return leaky_relu(x, self.original.negative_slope, inplace)
+        if self.kind == "hardsigmoid":
+            return hardsigmoid(x, inplace)
+        return smooth(x, self.kind, self.bits, inplace)
+
+    def extra_repr(self) -> str:
+        """Show the kind and the bits."""
+        return f"{self.kind}, bits={1 if self.kind in PIECEWISE else self.bits}"
+
+
+_KINDS: dict[type[nn.Module], str] = {
+    nn.ReLU6: "relu6",
+    nn.ReLU: "relu",
+    nn.Hardtanh: "hardtanh",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardswish: "hardswish",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+}
+
+
+def packed(module: nn.Module, bits: int = 8) -> PackedActivation | None:
+    """The packed form of a torch activation module, or None where there is none (tanh-GELU, Softmax, ...)."""
+    kind = _KINDS.get(type(module))
+    if kind is None or (kind == "gelu" and getattr(module, "approximate", "none") != "none"):
+        return None
+    return PackedActivation(module, kind, bits)
+
+
+def pack_activations(model: nn.Module, bits: int = 8, smooth: bool = True) -> list[str]:
+    """Replace every activation module of `model`, in place, by its packed form; returns their names.
+
+    Args:
+        model: any module; functional calls (``F.relu``) cannot be seen and stay as they are.
+        bits: 8 or 4, for smooth activations.
+        smooth: False leaves Hardswish, SiLU and GELU alone, so that every gradient stays exact.
+    """
+    names = []
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        replacement = packed(module, bits) if name else None
+        if replacement is not None and (smooth or replacement.kind in PIECEWISE):
+            model.set_submodule(name, replacement)
+            names.append(name)
+    return names
+
+
+def unpack_activations(model: nn.Module) -> None:
+    """Undo `pack_activations` in place."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, PackedActivation):
+            model.set_submodule(name, module.original)
