@@ -1,0 +1,104 @@
+"""The training methods that `ondevice-train fit` knows, by name: one table for selection, compression and baselines.
+
+A method is prepared lazily: the table holds ``module:function`` so that listing names imports nothing. The function takes a
+model, an example batch and `MethodOptions`, changes the model in place, and returns a `Prepared`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from edge_shared.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a method may ask of the command line.
+
+    Attributes:
+        budget: bytes of training memory, or None for no limit.
+        last: number of last convolutions and linear layers (head apart) that may train; None for all.
+        head: qualified name of the classifier, which always trains.
+        seed: seed of every random choice.
+        options: settings of one method, such as ``{"epsilon": 0.8, "rank": 4}``.
+    """
+
+    budget: int | None = None
+    last: int | None = None
+    head: str | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Prepared:
+    """A model made ready to train.
+
+    Attributes:
+        predicted_saved_bytes: bytes that one forward pass of the example keeps for the backward pass (parameters apart),
+            or None where the method makes no promise.
+        restore: puts the plain torch modules back, in place, with the trained values.
+        state_dict, load_state_dict: the method's own state for checkpoints (bases, ranks), plain data and tensors.
+    """
+
+    predicted_saved_bytes: int | None
+    restore: Callable[[], None]
+    state_dict: Callable[[], dict[str, Any]] = dict
+    load_state_dict: Callable[[dict[str, Any]], None] = lambda state: None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table: `entry` is ``module:function`` of ``(model, example, MethodOptions) -> Prepared``."""
+
+    summary: str
+    family: Literal["selection", "compression", "baseline"]
+    entry: str | None = None
+
+    def prepare(self, model: nn.Module, example: Tensor, options: MethodOptions) -> Prepared:
+        """Import the method and apply it to `model` in place."""
+        if self.entry is None:
+            raise InputError("this method chooses channels; fit drives it through ondevice_train.selection")
+        module, function = self.entry.split(":")
+        return getattr(import_module(module), function)(model, example, options)
+
+
+SELECTION: dict[str, Method] = {
+    "sparse-update": Method("static scheme: channels of largest (or smallest) weight norm, or random", "selection"),
+    "trady": Method("uniform random input channels of the layers that hold 97 % of the gradient, redrawn every epoch", "selection"),
+    "medyate": Method("input channels drawn by last epoch's gradient norm in layers chosen by LaRa", "selection"),
+    "full-random": Method("uniform random input channels of all layers, redrawn every epoch", "selection"),
+    "det-rgn": Method("input channels of largest gradient norm per cost, from full gradients (an oracle)", "selection"),
+    "velocity": Method("output neurons of largest velocity per parameter under a budget", "selection"),
+    "neq": Method("output neurons that are not at equilibrium (no budget)", "selection"),
+    "scotti": Method("output neurons above a velocity threshold that is learned", "selection"),
+    "last-k": Method("all channels of the last k layers that fit the budget", "selection"),
+    "bias-only": Method("biases only", "selection"),
+    "head-only": Method("the classifier only", "selection"),
+}
+
+BASELINES: dict[str, Method] = {
+    "lora": Method("low-rank adapters of PEFT on every linear layer and convolution", "baseline", "ondevice_train.selection.lora:prepare"),
+}
+
+COMPRESSION: dict[str, Method] = {}
+"""Filled by the compression methods: activation and weight compression of the trained layers."""
+
+METHODS: dict[str, Method] = {**SELECTION, **COMPRESSION, **BASELINES}
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: listing the known names.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method {name}: unknown; known: {', '.join(METHODS)}")
+    return METHODS[name]
