@@ -49,8 +49,10 @@ class Layer:
         bias: whether the layer adds a learned bias.
         weights: elements of the weight tensor, biases apart.
         params: all learned elements that the call reads.
+        parameters: names of the parameters read, where known: calls that share them count them once.
         in_place: the output overwrites the input's storage.
         training: the call ran in training mode (normalisation with batch statistics, active dropout).
+        copied: inputs that the operation copies into a contiguous form of its own and keeps that for backward.
         module: qualified name of the torch module that made the call, if any.
     """
 
@@ -69,8 +71,10 @@ class Layer:
     bias: bool = False
     weights: int = 0
     params: int = 0
+    parameters: tuple[str, ...] = ()
     in_place: bool = False
     training: bool = False
+    copied: tuple[str, ...] = ()
     module: str | None = None
 
     @property
@@ -116,11 +120,8 @@ class Network:
 
     @property
     def params(self) -> int:
-        """Learned parameters, each counted once: calls that share a module share its parameters."""
-        seen: dict[str, int] = {}
-        for layer in self.layers:
-            seen[layer.module or layer.name] = layer.params
-        return sum(seen.values())
+        """Learned parameters, each counted once: calls may share them."""
+        return sum({layer.parameters or (layer.name,): layer.params for layer in self.layers}.values())
 
     def layer(self, name: str) -> Layer:
         """The layer of that name.

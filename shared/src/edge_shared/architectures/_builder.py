@@ -33,7 +33,19 @@ class NetworkBuilder:
         shape = self.tensors[x].shape
         weights = shape[-1] * out
         return self._add(
-            Layer(name, "linear", "linear", (x,), name, shape, (*shape[:-1], out), bias=bias, weights=weights, params=weights + out * bias, module=name)
+            Layer(
+                name,
+                "linear",
+                "linear",
+                (x,),
+                name,
+                shape,
+                (*shape[:-1], out),
+                bias=bias,
+                weights=weights,
+                params=weights + out * bias,
+                module=name,
+            )
         )
 
     def norm(self, x: str, name: str) -> str:

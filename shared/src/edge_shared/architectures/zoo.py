@@ -61,7 +61,13 @@ def config(name: str, *, resolution: int | None = None, classes: int = 1000, in_
         )
         final = last if name.endswith("-zoo") else None
     return MobileConfig(
-        name=name, resolution=resolution or native, in_channels=in_channels, stem=Stem(out=stem), blocks=blocks, final_expand=final, classes=classes
+        name=name,
+        resolution=resolution or native,
+        in_channels=in_channels,
+        stem=Stem(out=stem),
+        blocks=blocks,
+        final_expand=final,
+        classes=classes,
     )
 
 

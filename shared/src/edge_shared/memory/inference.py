@@ -200,7 +200,8 @@ def _patched(network: Network, patches: int, blocks: int | None) -> list[tuple[L
         for name, tensor in network.tensors.items()
     }
     patch_layers = tuple(
-        replace(layer, in_shape=tensors[layer.inputs[0]].shape, out_shape=tensors[layer.output].shape) for layer in network.layers[: end + 1]
+        replace(layer, in_shape=tensors[layer.inputs[0]].shape, out_shape=tensors[layer.output].shape)
+        for layer in network.layers[: end + 1]
     )
     patch = Network(network.name, network.inputs, (out.output,), patch_layers, tensors)
     buffer = network.tensors[out.output].items

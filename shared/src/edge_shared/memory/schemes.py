@@ -67,7 +67,9 @@ class Scheme:
             if convs.count(index) > 1:
                 raise InputError(f"convs names {index} twice")
             if index < total - n_bias:
-                raise InputError(f"convolution {index} lies before the last {n_bias} whose biases are trained; raise n_bias to {total - index}")
+                raise InputError(
+                    f"convolution {index} lies before the last {n_bias} whose biases are trained; raise n_bias to {total - index}"
+                )
         for ratio in ratios:
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
                 raise InputError(f"ratios holds {ratio!r}; a ratio lies between 0 and 1")
