@@ -30,6 +30,10 @@ Data = Annotated[str, typer.Option("--data", help="Data set by name, or a path t
 Device = Annotated[str | None, typer.Option("--device", help="Device profile: a name (`edge devices` lists them) or a TOML file.")]
 
 
+_INTERRUPTED = 130
+"""Typer's exit code after Ctrl-C."""
+
+
 def application(name: str, help: str) -> typer.Typer:
     """Make the Typer application of one package, with ``--version`` and without tracebacks."""
     app = typer.Typer(name=name, help=help, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -64,27 +68,21 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
 
     try:
         code = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if code == _INTERRUPTED:
+            fail("interrupted; what was finished is kept (an --out run continues with --resume)")
         return code if isinstance(code, int) else 0
     except TyperException as error:
-        message = " ".join(error.format_message().split()) if error.args[0] != "" else ""
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message(), err=True)
         else:
-            fail(message)
+            fail(error.format_message())
         return 2
     except CheckFailed as error:
         fail(str(error))
         return 1
-    except (KeyboardInterrupt, Abort):
-        if debug:
-            raise
-        fail("interrupted; what was finished is kept (an --out run continues with --resume)")
-        return 130
-    except BrokenPipeError:
-        # The reader went away (`| head`); point stdout elsewhere so that the interpreter's last flush is silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except Abort:
+        fail("the input ended before the answer")
+        return 2
     except Exception as error:
         if debug:
             raise
@@ -127,7 +125,7 @@ def emit(document: Any, as_json: bool, show: Callable[[Console], None] | None = 
         show: draws tables on the console it is given; without it the document is printed as JSON anyway.
     """
     if as_json or show is None:
-        print(json.dumps(plain(document), allow_nan=False, indent=None if as_json else 2), flush=True)
+        _print(json.dumps(plain(document), allow_nan=False, indent=None if as_json else 2))
         return
     from rich.console import Console
 
@@ -136,7 +134,17 @@ def emit(document: Any, as_json: bool, show: Callable[[Console], None] | None = 
 
 def emit_line(document: Any) -> None:
     """Print one JSON line of a stream on stdout at once."""
-    print(json.dumps(plain(document), allow_nan=False), flush=True)
+    _print(json.dumps(plain(document), allow_nan=False))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The reader went away (`| head`); stdout goes elsewhere, so that the interpreter's last flush is silent.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:

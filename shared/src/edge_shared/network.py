@@ -175,24 +175,33 @@ class Network:
         Raises:
             InputError: if a field is missing, unknown or of the wrong type, or a tensor is read before it is written.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         if not isinstance(data, dict) or data.get("format") != "edgewise-network/1":
             raise InputError("this is no network: 'format' must be 'edgewise-network/1'")
+        if missing := [key for key in ("name", "inputs", "outputs", "tensors", "layers") if key not in data]:
+            raise InputError(f"this is no network: field {missing[0]!r} is missing")
         try:
-            tensors = {item["name"]: Tensor(**{**item, "shape": tuple(item["shape"])}) for item in data["tensors"]}
-            layers = tuple(
-                Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}) for item in data["layers"]
-            )
-            network = Network(str(data["name"]), tuple(data["inputs"]), tuple(data["outputs"]), layers, tensors)
-            _check(network)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"this is no network: {type(error).__name__} {error}") from error
+            tensors = TypeAdapter(list[Tensor]).validate_python(data["tensors"])
+            layers = TypeAdapter(tuple[Layer, ...]).validate_python(data["layers"])
+            names = TypeAdapter(tuple[str, ...])
+            inputs, outputs = names.validate_python(data["inputs"]), names.validate_python(data["outputs"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"this is no network: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        network = Network(str(data["name"]), inputs, outputs, layers, {tensor.name: tensor for tensor in tensors})
+        _check(network)
         return network
 
 
 def _check(network: Network) -> None:
     for tensor in network.tensors.values():
-        if not all(isinstance(size, int) and size >= 0 for size in tensor.shape):
+        if not all(size >= 0 for size in tensor.shape):
             raise InputError(f"tensor {tensor.name!r} has shape {tensor.shape}; sizes are whole numbers >= 0")
+        if tensor.alias_of is not None and tensor.alias_of not in network.tensors:
+            raise InputError(f"tensor {tensor.name!r} shares storage with the unknown tensor {tensor.alias_of!r}")
+    if missing := [name for name in network.inputs if name not in network.tensors]:
+        raise InputError(f"input {missing[0]!r} is no tensor of the network")
     known = set(network.inputs)
     for layer in network.layers:
         for name in layer.inputs:

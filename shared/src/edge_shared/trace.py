@@ -14,7 +14,7 @@ from edge_shared.network import Layer, Network, Tensor
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-    from torch.fx import Node
+
 
 _ACTIVATIONS = {
     "relu", "hardtanh", "relu6", "hardswish", "hardsigmoid", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "prelu", "mish",
@@ -107,11 +107,11 @@ class _Recorder:
         inputs = tuple(name for name in self.inputs if name in self.tensors)
         return Network(self.name, inputs, tuple(outputs), tuple(self.layers), self.tensors)
 
-    def _tensor(self, node: Node, alias_of: str | None) -> None:
+    def _tensor(self, node: Any, alias_of: str | None) -> None:
         value = node.meta["val"]
         self.tensors[node.name] = Tensor(node.name, tuple(int(size) for size in value.shape), value.element_size(), alias_of)
 
-    def _call(self, node: Node) -> None:
+    def _call(self, node: Any) -> None:
         overload = getattr(node.target, "__name__", str(node.target))
         base = overload.split(".")[0]
         in_place = base.endswith("_") and not base.startswith("__")
@@ -133,7 +133,7 @@ class _Recorder:
         self._tensor(node, alias)
         self._layer(node, _KINDS.get(op, "reshape" if op in _VIEWS else "other"), op, inputs, in_place=in_place)
 
-    def _view_of(self, node: Node, op: str, inputs: tuple[str, ...]) -> str | None:
+    def _view_of(self, node: Any, op: str, inputs: tuple[str, ...]) -> str | None:
         """The input whose storage the result shares, found by running the operation on tensors without data."""
         if op.endswith("dropout") and not (node.args[1] and node.args[2]):
             return inputs[0] if inputs else None
@@ -144,7 +144,7 @@ class _Recorder:
         result = node.target(*arguments, **torch.fx.map_arg(node.kwargs, _without_data))
         return inputs[0] if _share(result, arguments[0]) else None
 
-    def _layer(self, node: Node, kind: str, op: str, inputs: tuple[str, ...], *, in_place: bool = False) -> None:
+    def _layer(self, node: Any, kind: str, op: str, inputs: tuple[str, ...], *, in_place: bool = False) -> None:
         parameters = [item.name for item in node.all_input_nodes if item.name in self.parameters]
         output = self.tensors[node.name]
         in_shape = self.tensors[inputs[0]].shape if inputs else output.shape
@@ -179,7 +179,7 @@ class _Recorder:
                   parameters=tuple(parameters), in_place=in_place, module=module or None, **settings)
         )  # fmt: skip
 
-    def _conv(self, node: Node) -> dict[str, Any]:
+    def _conv(self, node: Any) -> dict[str, Any]:
         weight = node.args[1].meta["val"]
         schema = {argument.name: argument.default_value for argument in node.target._schema.arguments}
         given = dict(zip(schema, node.args, strict=False)) | dict(node.kwargs)
@@ -204,7 +204,7 @@ class _Recorder:
             "weights": weight.numel(),
         }
 
-    def _pool(self, node: Node, op: str) -> dict[str, Any]:
+    def _pool(self, node: Any, op: str) -> dict[str, Any]:
         if op.startswith(("max_pool", "avg_pool")):
             kernel = tuple(node.args[1])
             stride = tuple(node.args[2]) if len(node.args) > 2 and node.args[2] else kernel
@@ -212,7 +212,7 @@ class _Recorder:
             return {"kernel": kernel, "stride": stride, "padding": padding * (len(kernel) // len(padding)), "dilation": (1,) * len(kernel)}
         return {}
 
-    def _module(self, node: Node) -> str:
+    def _module(self, node: Any) -> str:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         return stack[-1][0] if stack else ""
 

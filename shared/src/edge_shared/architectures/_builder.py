@@ -62,8 +62,12 @@ class NetworkBuilder:
         """Pooling; kernel 0 means global average pooling to 1 x 1."""
         batch, channels, *size = self.tensors[x].shape
         out_size = [(s + 2 * padding - kernel) // stride + 1 for s in size] if kernel else [1, 1]
-        settings = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1)) if kernel else ((), (), (), ())
-        return self._add(Layer(name, "pool", op, (x,), name, self.tensors[x].shape, (batch, channels, *out_size), *settings, module=name))
+        spatial = (kernel, stride, padding, 1) if kernel else None
+        sizes = [(value, value) for value in spatial] if spatial else [()] * 4
+        return self._add(
+            Layer(name, "pool", op, (x,), name, self.tensors[x].shape, (batch, channels, *out_size), kernel=sizes[0], stride=sizes[1],
+                  padding=sizes[2], dilation=sizes[3], module=name)
+        )  # fmt: skip
 
     def combine(self, kind: str, x: str, y: str, name: str, *, in_place: bool = False) -> str:
         """Elementwise ``add`` or ``mul`` of two tensors, broadcasting."""
