@@ -17,16 +17,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PIECEWISE = ("relu", "relu6", "hardtanh", "leaky_relu", "hardsigmoid")
-SMOOTH = ("hardswish", "silu", "gelu")
+from ondevice_train.ops.kinds import PIECEWISE, SMOOTH, saved_bytes
+
+__all__ = [
+    "DERIVATIVE_ERROR",
+    "PIECEWISE",
+    "SMOOTH",
+    "PackedActivation",
+    "hardsigmoid",
+    "hardtanh",
+    "leaky_relu",
+    "pack",
+    "pack_activations",
+    "packed",
+    "relu",
+    "relu6",
+    "saved_bytes",
+    "smooth",
+    "unpack",
+    "unpack_activations",
+]
+
 # The derivative of every smooth kind lies in [-0.5, 1.5]; this many steps divide it so that 0 and 1 are codes.
 _STEPS = {8: 252, 4: 12}
 DERIVATIVE_ERROR = {bits: 1.0 / steps for bits, steps in _STEPS.items()}
-
-
-def saved_bytes(kind: str, elements: int, bits: int = 8) -> int:
-    """Bytes that the op `kind` saves for `elements` elements: one bit each, or `bits` each for a smooth kind."""
-    return math.ceil(elements / 8) if kind in PIECEWISE else math.ceil(elements * bits / 8)
 
 
 def pack(mask: Tensor) -> Tensor:

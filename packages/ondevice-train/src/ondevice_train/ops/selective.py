@@ -1,0 +1,266 @@
+"""Conv2d and Linear that keep for the backward pass only what their updated channels need.
+
+The gradient of a weight slice W[:, c] needs the input channel x[:, c] alone (TraDy §3.1). So the forward pass saves a *copy* of the
+selected channels (a view would keep the whole activation alive), and the backward pass makes the gradient of exactly these slices. A
+slice is a small parameter of its own, in step with the full weight: gradient, momentum and weight decay exist only for it, and what is
+not selected cannot move.
+
+Two units: ``input`` channels (SparseUpdate, TraDy, MeDyate) and ``output`` neurons (NEq, Velocity, SCoTTi). A neuron needs the whole
+input of its group, so that only a depthwise layer saves memory by neurons.
+
+Shape suffixes: B batch, C input channels, O outputs, K selected, H W height and width, k kernel; * any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Unit = Literal["input", "output"]
+
+
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, list(stride), list(padding), list(dilation), False, [0] * len(stride), groups, [*mask, False]
+    )
+    return dx, dw
+
+
+class _SelectiveConv(torch.autograd.Function):
+    """y = conv(x, W) + b; saves x[:, kept] (a copy) for the gradient of `slice`, nothing of x if there is no slice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slice: Tensor | None, channels: Tensor | None, unit: Unit, geometry: tuple
+    ) -> Tensor:
+        stride, padding, dilation, groups = geometry
+        kept = None
+        if slice is not None and ctx.needs_input_grad[3]:
+            assert channels is not None
+            if unit == "input" or groups == x.shape[1] > 1:
+                inputs = channels if unit == "input" else channels // (weight.shape[0] // groups)
+                kept = x.index_select(1, inputs)
+            else:
+                kept = x
+        ctx.save_for_backward(kept, weight, channels)
+        ctx.geometry, ctx.unit, ctx.x_shape = geometry, unit, x.shape
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        kept, weight, channels = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        dx = dslice = None
+        if ctx.needs_input_grad[0]:
+            # Only the shape of x enters dx; an expanded scalar stands for it.
+            x = grad.new_empty(1).expand(ctx.x_shape)
+            dx, _ = _conv_backward(grad, x, weight, stride, padding, dilation, groups, (True, False))
+        if kept is not None:
+            dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
+        dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return dx, None, dbias, dslice, None, None, None
+
+
+def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor, unit: Unit, geometry: tuple, in_channels: int) -> Tensor:
+    """Gradient of W[:, channels] (input) or W[channels] (output) from the kept input; shapes as `slice_of`."""
+    stride, padding, dilation, groups = geometry
+    per_group, outputs = in_channels // groups, weight.shape[0] // groups
+    if groups == 1:
+        g = grad if unit == "input" else grad.index_select(1, channels)
+        w = weight.new_empty((g.shape[1], kept.shape[1], *weight.shape[2:]))
+        return _conv_backward(g, kept, w, stride, padding, dilation, 1, (False, True))[1]  # type: ignore[return-value]
+    if per_group == 1:
+        rows = _rows_of_inputs(channels, outputs) if unit == "input" else channels
+        w = weight.new_empty((len(rows), 1, *weight.shape[2:]))
+        if unit == "input":
+            dw = _conv_backward(grad.index_select(1, rows), kept, w, stride, padding, dilation, len(channels), (False, True))[1]
+            return dw.view(len(channels), outputs, *weight.shape[2:]).transpose(0, 1)  # type: ignore[union-attr]
+        return _conv_backward(grad.index_select(1, rows), kept, w, stride, padding, dilation, len(rows), (False, True))[1]  # type: ignore[return-value]
+    if unit == "output":
+        w = weight.new_empty(weight.shape)
+        full = _conv_backward(grad, kept, w, stride, padding, dilation, groups, (False, True))[1]
+        return full.index_select(0, channels)  # type: ignore[union-attr]
+    pieces = []
+    for position, channel in enumerate(channels.tolist()):
+        group = channel // per_group
+        w = weight.new_empty((outputs, 1, *weight.shape[2:]))
+        g = grad[:, group * outputs : (group + 1) * outputs]
+        pieces.append(_conv_backward(g, kept[:, position : position + 1], w, stride, padding, dilation, 1, (False, True))[1])
+    return torch.cat(pieces, 1)  # type: ignore[arg-type]
+
+
+def _rows_of_inputs(channels: Tensor, outputs: int) -> Tensor:
+    """Output rows that read the given input channels of a depthwise layer with `outputs` outputs a channel."""
+    return (channels[:, None] * outputs + torch.arange(outputs, device=channels.device)).reshape(-1)
+
+
+class _SelectiveLinear(torch.autograd.Function):
+    """y = x Wᵀ + b on (*, C); saves x[..., channels] (a copy) for input features, x for output neurons."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slice: Tensor | None, channels: Tensor | None, unit: Unit
+    ) -> Tensor:
+        kept = None
+        if slice is not None and ctx.needs_input_grad[3]:
+            assert channels is not None
+            kept = x.index_select(-1, channels) if unit == "input" else x
+        ctx.save_for_backward(kept, weight, channels)
+        ctx.unit = unit
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        kept, weight, channels = ctx.saved_tensors
+        dx = grad @ weight if ctx.needs_input_grad[0] else None
+        flat = grad.reshape(-1, grad.shape[-1])
+        dslice = None
+        if kept is not None:
+            if ctx.unit == "output":
+                flat_selected = flat.index_select(1, channels)
+            else:
+                flat_selected = flat
+            dslice = flat_selected.t() @ kept.reshape(-1, kept.shape[-1])
+        dbias = flat.sum(0) if ctx.needs_input_grad[2] else None
+        return dx, None, dbias, dslice, None, None
+
+
+class Selective(nn.Module):
+    """A Conv2d or Linear of which only chosen input channels or output neurons train.
+
+    Shares weight and bias with `original`, which never gets a gradient; `slice` is the trained part of the weight, a parameter of shape
+    (O, K, k, k) or (K, C, k, k) for a convolution, (O, K) or (K, C) for a linear layer, (m, K, k, k) by input channels of a depthwise one
+    with m outputs a channel; K channels of a grouped one give (O / groups, K, k, k). None while nothing is selected.
+
+    The state_dict is that of the original layer (the full weight, in step with the slice).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    channels: Tensor | None
+
+    def __init__(self, original: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        if isinstance(original, nn.Conv2d) and (original.padding_mode != "zeros" or isinstance(original.padding, str)):
+            raise ValueError("only zero padding given as numbers is supported")
+        self._original: tuple[Any] = (original,)
+        self.weight = original.weight
+        self.bias = original.bias
+        self.weight.requires_grad_(False)
+        self.unit: Unit = "input"
+        self.register_buffer("channels", None, persistent=False)
+        self.slice: nn.Parameter | None = None
+        self._seen = -1
+        self.register_state_dict_pre_hook(lambda module, *_: module.sync())
+        self.register_load_state_dict_post_hook(lambda module, _: module._reread())
+
+    @property
+    def original(self) -> Any:
+        """The torch layer, with the trained weight."""
+        self.sync()
+        layer = self._original[0]
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it stands for a convolution."""
+        return isinstance(self._original[0], nn.Conv2d)
+
+    @property
+    def geometry(self) -> tuple:
+        """Stride, padding, dilation and groups of a convolution."""
+        layer = self._original[0]
+        return layer.stride, layer.padding, layer.dilation, layer.groups
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels or features."""
+        layer = self._original[0]
+        return layer.in_channels if self.is_conv else layer.in_features
+
+    @property
+    def out_channels(self) -> int:
+        """Output neurons."""
+        return self.weight.shape[0]
+
+    def select(self, channels: Tensor | list[int] | None, unit: Unit = "input") -> None:
+        """Train exactly these channels from now on; the rest of the weight stays as it is, to the bit.
+
+        Args:
+            channels: increasing indices of input channels or output neurons; None or empty freezes the weight.
+            unit: ``"input"`` or ``"output"``.
+
+        Raises:
+            ValueError: if an index is out of range, repeated or out of order.
+        """
+        self.sync()
+        self.unit = unit
+        indices = torch.as_tensor([] if channels is None else channels, dtype=torch.long, device=self.weight.device)
+        limit = self.in_channels if unit == "input" else self.out_channels
+        if indices.numel() and (int(indices[0]) < 0 or int(indices[-1]) >= limit or bool((indices.diff() <= 0).any())):
+            raise ValueError(f"channels must increase and lie between 0 and {limit - 1}")
+        if indices.numel() == 0:
+            self.channels, self.slice = None, None
+            return
+        self.channels = indices
+        self.slice = nn.Parameter(self.slice_of(self.weight))
+        self._seen = self.slice._version
+
+    def slice_of(self, weight: Tensor) -> Tensor:
+        """The selected part of a full weight, copied (the shape of `slice`)."""
+        assert self.channels is not None
+        rows, columns = self._index()
+        return weight[rows, columns].detach().clone()
+
+    def _index(self) -> tuple[Any, Any]:
+        """Advanced index (rows, columns) of the slice in the weight."""
+        channels = self.channels
+        assert channels is not None
+        if self.unit == "output":
+            return channels, slice(None)
+        groups = self.geometry[3] if self.is_conv else 1
+        if groups == 1:
+            return slice(None), channels
+        per_group, outputs = self.in_channels // groups, self.out_channels // groups
+        rows = (channels // per_group) * outputs + torch.arange(outputs, device=channels.device)[:, None]
+        return rows, (channels % per_group).expand(outputs, -1)
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Write the slice into the full weight if an optimizer changed it since."""
+        if self.slice is not None and self.slice._version != self._seen:
+            self.weight[self._index()] = self.slice
+            self._seen = self.slice._version
+
+    @torch.no_grad()
+    def _reread(self) -> None:
+        if self.slice is not None:
+            self.slice.copy_(self.slice_of(self.weight))
+            self._seen = self.slice._version
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(f"{prefix}slice", None)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if self.slice is not None:
+            state_dict = {**state_dict, f"{prefix}slice": self.slice}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to x (B, C, H, W) or (*, C); saves K·H·W (or K) elements per sample (token) if channels are selected."""
+        self.sync()
+        if self.is_conv:
+            return _SelectiveConv.apply(x, self.weight, self.bias, self.slice, self.channels, self.unit, self.geometry)
+        return _SelectiveLinear.apply(x, self.weight, self.bias, self.slice, self.channels, self.unit)
+
+    def extra_repr(self) -> str:
+        """Show the layer and how much of it trains."""
+        count = 0 if self.channels is None else len(self.channels)
+        return f"{self._original[0]}, trains {count} {self.unit} channels"

@@ -1,0 +1,157 @@
+"""`ondevice-train memory`: published tables from formula, contract of the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from edge_shared.architectures import network
+from edge_shared.cli import run
+from ondevice_train.cli import app
+from ondevice_train.selection.scheme import PUBLISHED, read_scheme, scheme_memory
+
+# notes §3.2: selected weights, activations, units, biases, mask bits, kB, weight-gradient MACs
+ROWS = {
+    ("mbv2-w0.35", "49kb"): (22410, 5872, 28282, 3128, 80768, 49.81, 948384),
+    ("mbv2-w0.35", "73kb"): (39072, 7136, 46208, 3688, 116608, 73.88, 1242624),
+    ("mbv2-w0.35", "99kb"): (55920, 10672, 66592, 4168, 147328, 99.41, 2111232),
+    ("mbv2-w0.35", "138kb"): (81792, 11904, 93696, 5000, 222080, 138.25, 2525184),
+    ("mcunet-5fps", "49kb"): (12096, 3840, 15936, 4592, 131840, 49.75, 774144),
+    ("mcunet-5fps", "74kb"): (29440, 10240, 39680, 4752, 142080, 74.81, 1884160),
+    ("mcunet-5fps", "148kb"): (98560, 14080, 112640, 4952, 154880, 148.41, 3211264),
+    ("proxyless-w0.3", "49kb"): (20736, 5248, 25984, 3488, 86528, 49.66, 811008),
+    ("proxyless-w0.3", "74kb"): (36288, 8704, 44992, 4056, 122880, 74.88, 1290240),
+    ("proxyless-w0.3", "148kb"): (89088, 12288, 101376, 4976, 243200, 148.22, 2162688),
+}
+LAST = {
+    ("mcunet-5fps", 12): 448.05, ("mcunet-5fps", 6): 276.34, ("mcunet-5fps", 42): 1400.39,
+    ("mbv2-w0.35", 6): 129.50, ("mbv2-w0.35", 12): 223.73, ("mbv2-w0.35", 51): 1306.44,
+    ("proxyless-w0.3", 6): 139.34, ("proxyless-w0.3", 12): 266.41, ("proxyless-w0.3", 60): 1210.73,
+}  # fmt: skip
+BIAS_ONLY = {("mbv2-w0.35", 51): 134.22, ("mcunet-5fps", 42): 121.28, ("proxyless-w0.3", 60): 113.44}
+TOTALS = {("mbv2-w0.35-zoo", 52): 1252320, ("mcunet-in1", 42): 1309808, ("proxyless-w0.3-zoo", 61): 1162032}
+CONV_PARAMS = {
+    "mobilenet_v2": 2189760, "resnet18": 11166912, "resnet50": 23454912, "mcunet-in0": 543176, "mcunet-in1": 463216,
+    "mcunet-in2": 552904, "mcunet-in3": 561032, "mcunet-in4": 1390232,
+}  # fmt: skip
+
+
+def command(capsys, *arguments):
+    code = run(app, ["memory", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("key", ROWS)
+def test_published_schemes_to_the_digit(key, capsys, tmp_path):
+    arch, name = key
+    file = tmp_path / "scheme.json"
+    file.write_text(json.dumps(read_scheme(name, arch)))
+    code, out, _ = command(capsys, "--arch", arch, "--input-size", "128", "--scheme", str(file), "--accounting", "mcunetv3", "--json")
+    assert code == 0
+    got = json.loads(out)
+    weights, activations, units, biases, masks, kilobytes, macs = ROWS[key]
+    assert (got["selected_weights"], got["selected_activations"], got["units"]) == (weights, activations, units)
+    assert (got["bias_params"], got["mask_bits"], got["weight_gradient_macs"]) == (biases, masks, macs)
+    assert round(got["kilobytes"], 2) == kilobytes
+    assert int(got["kilobytes"]) == int(name.removesuffix("kb"))
+    assert got["total_bytes"] == got["kilobytes"] * 1024
+
+
+@pytest.mark.parametrize("key", LAST)
+def test_last_layers(key):
+    assert round(scheme_memory(key[0], {"last_convs": key[1]}, input_size=128, accounting="mcunetv3").kilobytes, 2) == LAST[key]
+
+
+@pytest.mark.parametrize("key", BIAS_ONLY)
+def test_bias_only(key):
+    assert round(scheme_memory(key[0], {"n_bias": key[1]}, input_size=128, accounting="mcunetv3").kilobytes, 2) == BIAS_ONLY[key]
+
+
+@pytest.mark.parametrize("key", TOTALS)
+def test_whole_networks_in_units(key):
+    memory = scheme_memory(key[0], {"last_convs": key[1]}, input_size=128)
+    assert memory.units == TOTALS[key]
+    assert memory.total_bytes == 4 * TOTALS[key]
+
+
+@pytest.mark.parametrize("name", CONV_PARAMS)
+def test_convolution_parameters(name):
+    scheme = {"last_convs": len(network(name).convs())}
+    assert scheme_memory(name, scheme, accounting="params").selected_weights == CONV_PARAMS[name]
+
+
+@pytest.mark.parametrize(("name", "weights"), [("49kb", 192312), ("73kb", 330240), ("99kb", 464640), ("138kb", 675840)])
+def test_weight_budgets_of_full_width(name, weights):
+    scheme = read_scheme(name, "mbv2-w0.35")
+    assert scheme_memory("mobilenet_v2", scheme | {"n_bias": 40}, input_size=128).selected_weights == weights
+
+
+def test_swin_total_of_the_papers():
+    memory = scheme_memory("swin_t", {"last_convs": 52}, input_size=128)
+    assert memory.units + 39840 == 31889952  # the published total holds the biases of layers that have one
+
+
+def test_bytes_scale_with_the_batch_for_activations_only():
+    scheme = read_scheme("49kb", "mcunet-5fps")
+    one, eight = (scheme_memory("mcunet-5fps", scheme, accounting="bytes", batch_size=b).details for b in (1, 8))
+    assert one["saved_channels"] == 4 * 3840
+    for name in one:
+        assert eight[name] == (8 * one[name] if name.startswith("saved") else one[name]), name
+
+
+@pytest.mark.parametrize(
+    ("scheme", "word"),
+    [
+        ('{"n_bias": 5, "convs": [21], "ratios": [1]}', "raise n_bias to 21"),
+        ('{"n_bias": 22, "convs": [21, 24], "ratios": [1]}', "equal length"),
+        ('{"n_bias": 22, "convs": [21, 21], "ratios": [1, 1]}', "twice"),
+        ('{"n_bias": 22, "convs": [99], "ratios": [1]}', "0 to 41"),
+        ('{"n_bias": 22, "convs": [30], "ratios": [1.5]}', "between 0 and 1"),
+        ('{"n_bias": -1}', "n_bias"),
+        ('{"n_bias": true}', "n_bias"),
+        ('{"last_convs": 43}', "42 convolutions"),
+        ('{"last_convs": 3, "n_bias": 1}', "last_convs"),
+        ('{"convz": []}', "convz"),
+        ("[1]", "--scheme"),
+        ("{", "no JSON"),
+        ("nosuch.json", "no such file"),
+    ],
+)
+def test_bad_schemes(scheme, word, capsys):
+    code, out, error = command(capsys, "--arch", "mcunet-5fps", "--scheme", scheme, "--json")
+    assert code == 2
+    assert out == ""
+    assert error.count("\n") == 1
+    assert word in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--arch", "nosuch", "--scheme", "{}"],
+        ["--arch", "mcunet-5fps", "--scheme", "{}", "--accounting", "kb"],
+        ["--arch", "mcunet-5fps", "--scheme", "{}", "--input-size", "0"],
+        ["--arch", "mcunet-5fps", "--scheme", "{}", "--batch-size", "0"],
+        ["--arch", "mcunet-5fps"],
+    ],
+)
+def test_bad_options(arguments, capsys):
+    code, out, error = command(capsys, *arguments)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+
+
+def test_tables_need_no_torch():
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom edge_shared.cli import run\nfrom ondevice_train.cli import app\n"
+        "for a in ('units', 'params', 'mcunetv3', 'bytes'):\n"
+        "    assert run(app, ['memory', '--arch', 'mcunet-in1', '--input-size', '128', '--scheme', '{\"last_convs\": 3}',"
+        " '--accounting', a, '--json']) == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_published_scheme_is_tested():
+    assert {(arch, name) for arch, schemes in PUBLISHED.items() for name in schemes} == set(ROWS)
