@@ -1,0 +1,167 @@
+"""ONNX, held against torch by ONNX Runtime, and quantised to 8 bits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_shared.errors import CheckFailed, InputError, require
+from edge_shared.files import atomic_path
+
+TOLERANCE = 1e-4
+
+
+def export_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, tolerance: float = TOLERANCE) -> float:
+    """Export `model` in evaluation mode to ONNX with a free batch size, and hold ONNX Runtime's outputs against torch's.
+
+    Args:
+        model: one tensor in, one tensor out.
+        example: an input, batch first; any batch size.
+        path: the file; replaced only by a verified one.
+        tolerance: largest difference allowed, relative to the largest output.
+
+    Returns:
+        The largest absolute difference found, over batches of one and of three.
+
+    Raises:
+        CheckFailed: if the outputs differ by more than the tolerance.
+        InputError: if the model cannot be exported.
+    """
+    require("onnxruntime", "edge-shared[torch]")
+    require("onnxscript", "edge-shared[torch]")
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    modes = {module: module.training for module in model.modules()}
+    model.cpu().eval()
+    one = example.detach().cpu()[:1]
+    # Two samples to trace with: a batch of one would be taken for a constant.
+    pair = torch.cat([one, one + 0.01 * torch.ones_like(one) if one.is_floating_point() else one])
+    try:
+        with atomic_path(path) as temporary:
+            with _quiet():
+                _export(model, pair, temporary)
+            error, largest = _difference(model, temporary, (one, torch.cat([pair, one])))
+            if not error <= tolerance * largest:
+                raise CheckFailed(
+                    f"{path}: ONNX Runtime differs from torch by {error:.3g} where outputs reach {largest:.3g} (tolerance {tolerance:g})"
+                )
+        return error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        model.to(home)
+
+
+def quantize_onnx(path: str | Path, calibration: NDArray[np.float32] | Iterable[NDArray[np.float32]], out: str | Path) -> dict[str, Any]:
+    """Quantise an ONNX model to int8 weights (per channel) and int8 activations, by ONNX Runtime's static quantisation.
+
+    Args:
+        path: a float32 model.
+        calibration: inputs that are typical: an array (n, ...) or batches of it; they set the ranges of activations.
+        out: the quantised model.
+
+    Returns:
+        ``bytes``, ``float_bytes``, ``max_abs_error`` and ``agreement`` (share of equal argmax) against the float model on the calibration inputs.
+
+    Raises:
+        InputError: no calibration data, data that is not finite, or a model that cannot be read.
+    """
+    require("onnxruntime", "edge-shared[torch]")
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    batches = [np.asarray(calibration)] if isinstance(calibration, np.ndarray) else [np.asarray(batch) for batch in calibration]
+    samples = np.concatenate(batches).astype(np.float32) if batches else np.empty(0)
+    if not len(samples) or not np.isfinite(samples).all():
+        raise InputError("calibration data is empty or not finite; give some typical inputs")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            self.items = ({name: part} for part in np.array_split(samples, max(len(samples) // 32, 1)))
+
+        def get_next(self) -> Any:
+            return next(self.items, None)
+
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder, atomic_path(out) as temporary:
+        prepared = Path(folder) / "prepared.onnx"
+        try:
+            with _quiet():
+                name = _session(path).get_inputs()[0].name
+                quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+                quantize_static(
+                    str(prepared), str(temporary), Reader(name),
+                    quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True,
+                )  # fmt: skip
+        except (OSError, RuntimeError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+            raise InputError(f"cannot quantise {path}: {' '.join(str(error).split())[:160]}") from error
+        exact, rough = (_session(file).run(None, {name: samples})[0] for file in (path, temporary))
+        size = temporary.stat().st_size
+    agreement = float((exact.reshape(len(exact), -1).argmax(1) == rough.reshape(len(rough), -1).argmax(1)).mean())
+    return {
+        "bytes": size,
+        "float_bytes": path.stat().st_size,
+        "max_abs_error": float(np.abs(exact - rough).max()),
+        "agreement": agreement,
+    }
+
+
+def _export(model: nn.Module, pair: torch.Tensor, path: Path) -> None:
+    try:
+        torch.onnx.export(
+            model, (pair,), str(path), dynamo=True, external_data=False, verbose=False, input_names=["input"], output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        )  # fmt: skip
+    except OSError:
+        raise
+    except Exception as error:  # the exporter raises its own and others' kinds
+        raise InputError(f"cannot export {type(model).__name__} to ONNX: {' '.join(str(error).split())[:240]}") from error
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, path: Path, inputs: Iterable[torch.Tensor]) -> tuple[float, float]:
+    session = _session(path)
+    error = largest = 0.0
+    for batch in inputs:
+        expected = model(batch).numpy()
+        got = session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0]
+        if got.shape != expected.shape:
+            raise CheckFailed(f"ONNX Runtime gives shape {got.shape}, torch {expected.shape}")
+        error = max(error, float(np.abs(got - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    return error, largest
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputError(f"ONNX Runtime cannot read {path}: {' '.join(str(error).split())[:160]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter and the quantiser print and warn about themselves; none of it is the user's to act on."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
