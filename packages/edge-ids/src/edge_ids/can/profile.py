@@ -1,0 +1,350 @@
+"""Learn what benign traffic looks like, and set the thresholds of the streaming engine from benign traffic alone.
+
+Thresholds are found by forward chaining: a model of the first 25, 50 and 75 % of the training time is run over the
+quarter that follows, and the highest sum that each ID and detector reaches there, times 1.5 plus 8 bits, is the least
+threshold of the final model (which is fitted on everything). A detector that is useless for an ID, because benign
+traffic itself keeps surprising it, is thereby switched off for that ID, and the file says so.
+"""
+
+# ruff: noqa: N815 - dimensions are suffixes of names, see the legend
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edge_shared.errors import InputError
+from edge_shared.files import read_json, write_bytes, write_json
+
+from edge_ids.can import engine
+from edge_ids.can.engine import BINS, ONE_BIT, PER_ID, Model
+from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
+
+FORMAT = "edge-ids-can-profile-1"
+MAX_IDS = 4096
+OFF = 1 << 40  # a threshold that is never reached
+BASE_BITS = {"timing": 30, "length": 24, "payload-bits": 36, "payload-jump": 40, "counter": 36, "frozen": 30, "ensemble": 48}
+UNKNOWN_BITS = 30
+LOAD_BITS = 30
+MATURE_SECONDS = 300.0
+FOLDS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A trained streaming detector.
+
+    Attributes:
+        keys_K: int64, keys of the known IDs (see `keys_of`).
+        model: arrays of the engine.
+        channels: bus names the model tells apart; with a single one, any name is accepted.
+        info: how it was trained: frames, seconds, IDs, fingerprint, calibration.
+    """
+
+    keys_K: Array
+    model: Model
+    channels: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``profile.npz`` and ``profile.json`` atomically."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, keys_K=self.keys_K, **self.model._asdict())
+        write_bytes(Path(folder) / "profile.npz", buffer.getvalue())
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_json(Path(folder) / "profile.json", {"format": FORMAT, "sha256": digest, "channels": self.channels, "info": self.info})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Profile:
+        """Read a saved profile.
+
+        Raises:
+            InputError: if it is absent, damaged or of another format.
+        """
+        folder = Path(folder)
+        if not (folder / "profile.json").is_file():
+            raise InputError(f"--model {folder}: no profile.json there; `edge-ids can train --out DIR` makes one")
+        meta = read_json(folder / "profile.json", "profile")
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            raise InputError(f"{folder / 'profile.json'}: its format is not {FORMAT}; train again")
+        try:
+            raw = (folder / "profile.npz").read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {folder / 'profile.npz'}: {error.strerror}") from error
+        if hashlib.sha256(raw).hexdigest() != meta.get("sha256"):
+            raise InputError(f"{folder / 'profile.npz'} is damaged or not of this profile.json (hash differs)")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+            model = Model(**{name: arrays[name] for name in Model._fields})
+            return cls(arrays["keys_K"], model, tuple(meta["channels"]), meta.get("info", {}))
+
+    @property
+    def version(self) -> str:
+        """Short hash of everything the engine reads: two profiles with the same version raise the same alerts."""
+        digest = hashlib.sha256(self.keys_K.tobytes())
+        for array in self.model:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def keys_of(frames: Frames, channels: tuple[str, ...]) -> Array:
+    """int64 (N): ID, bit 29 extended, bit 30 remote, from bit 32 the bus (0 if the model knows a single bus)."""
+    flags = frames.flags.astype(np.int64)
+    key = frames.id.astype(np.int64) | (flags & EXTENDED) << 29 | (flags & REMOTE) << 29
+    if len(channels) > 1:
+        lookup = np.array([channels.index(name) if name in channels else len(channels) for name in frames.channels], np.int64)
+        key |= lookup[frames.channel] << 32
+    return key
+
+
+def key_name(key: int) -> str:
+    """``0x1A0``, ``0x18FEF100 extended``: an ID as people write it; -1 is the whole bus."""
+    if key < 0:
+        return "bus"
+    kind = (" extended" if key & 0x20000000 else "") + (" remote" if key & 0x40000000 else "")
+    width = 8 if key & 0x20000000 else 3
+    return f"0x{key & 0x1FFFFFFF:0{width}X}{kind}"
+
+
+def payloads(frames: Frames) -> Array:
+    """int64 (N): the first eight payload bytes, big endian."""
+    return np.ascontiguousarray(frames.data[:, :8]).view(">i8").ravel().astype(np.int64)
+
+
+def train(frames: Frames) -> Profile:
+    """Fit and calibrate a profile on benign traffic.
+
+    Args:
+        frames: a trace, sorted by time within each capture; frames labelled as attacks are left out.
+
+    Raises:
+        InputError: with fewer than 100 benign frames.
+    """
+    benign = frames.take((frames.label <= 0) & ((frames.flags & ERROR) == 0))
+    if len(benign) < 100:
+        raise InputError(f"training needs at least 100 benign frames, got {len(benign)} (of {len(frames)} in all)")
+    channels = frames.channels if len(np.unique(benign.channel)) > 1 else (frames.channels[benign.channel[0]],)
+    clock = _clock(benign)
+    profile = fit(benign, channels)
+    known = len(profile.keys_K)
+    highest_KD = np.zeros((known, PER_ID), np.int64)
+    highest_unknown = 0
+    index = {int(key): k for k, key in enumerate(profile.keys_K)}
+    for fraction in FOLDS:
+        cut, end = np.searchsorted(clock, [clock[-1] * fraction, clock[-1] * (fraction + 0.25)])
+        if cut < 100 or end <= cut:
+            continue
+        earlier = _thresholds_off(fit(benign.take(slice(0, cut)), channels))
+        sums, unknown = _highest(earlier, benign.take(slice(cut, end)))
+        for k, key in enumerate(earlier.keys_K):
+            final = index.get(int(key))
+            if final is not None:
+                highest_KD[final] = np.maximum(highest_KD[final], sums[k])
+        highest_unknown = max(highest_unknown, unknown)
+    base_D = np.array(list(BASE_BITS.values())) * ONE_BIT
+    need_KD = highest_KD * 3 // 2 + 8 * ONE_BIT
+    threshold_KD = np.where(highest_KD > 0, np.maximum(base_D, need_KD), base_D)
+    threshold_KD[highest_KD > 256 * ONE_BIT] = OFF
+    limits = profile.model.limits.copy()
+    if highest_unknown:
+        limits[engine.L_UNKNOWN_THRESHOLD] = max(UNKNOWN_BITS * ONE_BIT, highest_unknown * 3 // 2 + 8 * ONE_BIT)
+    off = [f"{key_name(int(profile.keys_K[k]))}:{engine.DETECTORS[d]}" for k, d in np.argwhere(threshold_KD == OFF)]
+    raised = int((threshold_KD > base_D).sum())
+    info = profile.info | {
+        "calibration": {"folds": list(FOLDS), "thresholds_raised": raised, "switched_off": off[:200]},
+        "synthetic": frames.synthetic,
+        "left_out_attack_frames": int((frames.label > 0).sum()),
+    }
+    return replace(profile, model=profile.model._replace(threshold_KD=threshold_KD, limits=limits), info=info)
+
+
+def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
+    """The tables of the engine from benign frames, with the thresholds at their base values."""
+    time_us = _clock(frames)
+    key = keys_of(frames, channels)
+    unique, counts = np.unique(key, return_counts=True)
+    if len(unique) > MAX_IDS:
+        unique = np.sort(unique[np.argsort(-counts, kind="stable")[:MAX_IDS]])
+    K = len(unique)
+    seconds = float(time_us[-1] - time_us[0]) / 1e6
+    order: Array = np.argsort(key, kind="stable")
+    bounds = np.searchsorted(key[order], unique, side="left")
+    ends = np.searchsorted(key[order], unique, side="right")
+    payload = payloads(frames)
+    tables = {
+        "lengths_K": np.zeros(K, np.int64), "length_evidence_K": np.zeros(K, np.int64),
+        "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64),
+        "silence_K": np.zeros(K, np.int64), "ones_K": np.zeros(K, np.int64), "zeros_K": np.zeros(K, np.int64),
+        "byte_evidence_K": np.zeros(K, np.int64), "mature_K": np.zeros(K, np.int64),
+        "jump_evidence_KJ": np.zeros((K, 65), np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
+        "counter_evidence_KC": np.zeros((K, 4), np.int64), "frozen_K": np.zeros(K, np.int64),
+    }  # fmt: skip
+    for k in range(K):
+        rows = order[bounds[k] : ends[k]]
+        t, p, capture = time_us[rows], payload[rows], frames.capture[rows]
+        length = np.minimum(frames.length[rows].astype(np.int64), 62)
+        tables["lengths_K"][k] = np.bitwise_or.reduce(np.int64(1) << length)
+        tables["length_evidence_K"][k] = _bits(len(rows), 0, cap=12)
+        same = capture[1:] == capture[:-1]
+        intervals = np.diff(t)[same]
+        if len(intervals) >= 2:
+            _fit_timing(tables, k, intervals)
+        _fit_payload(tables, k, t, p, same, length.max(), time_us[0], time_us[-1])
+
+    gaps = np.diff(frames.time_us)[np.diff(frames.capture) == 0]
+    gaps = gaps[gaps >= 0]
+    first_seen = np.array([time_us[order[bounds[k]]] for k in range(K)])
+    late = int((first_seen > time_us[0] + (time_us[-1] - time_us[0]) / 2).sum())
+    limits = np.zeros(7, np.int64)
+    limits[engine.L_UNKNOWN_EVIDENCE] = _bits(len(frames) // 2, late, cap=12, least=0)
+    limits[engine.L_UNKNOWN_THRESHOLD] = UNKNOWN_BITS * ONE_BIT
+    limits[engine.L_LOAD_BITS] = _load_limit(frames, time_us)
+    limits[engine.L_LOAD_THRESHOLD] = LOAD_BITS * ONE_BIT
+    limits[engine.L_STALL_US] = max(50_000, 3 * int(np.quantile(gaps, 0.999))) if len(gaps) else 50_000
+    limits[engine.L_GAP_US] = max(1_000_000, 10 * int(gaps.max())) if len(gaps) else 1_000_000
+    limits[engine.L_MATURE] = int(seconds >= MATURE_SECONDS)
+    hash_key, hash_slot = _hash(unique)
+    base = np.tile(np.array(list(BASE_BITS.values()), np.int64) * ONE_BIT, (K, 1))
+    model = Model(hash_key_H=hash_key, hash_slot_H=hash_slot, threshold_KD=base, limits=limits, **tables)
+    info = {
+        "frames": len(frames),
+        "seconds": round(seconds, 6),
+        "mature": bool(limits[engine.L_MATURE]),
+        "ids": K,
+        "periodic_ids": int((tables["silence_K"] > 0).sum()),
+    }
+    return Profile(unique.astype(np.int64), model, channels, info)
+
+
+def _bits(count: int, seen: float, cap: int, least: int = 4) -> int:
+    """Evidence ``log2((count + 2) / (seen + 1))`` in 1/16 bit; below `least` bits it is none, above `cap` it is the cap."""
+    bits = np.log2((count + 2) / (seen + 1))
+    return 0 if bits < least else int(min(bits, cap) * ONE_BIT)
+
+
+def _clock(frames: Frames) -> Any:
+    """Time with everything between captures, steps back and long gaps taken out, as the engine does: never decreasing."""
+    steps = np.diff(frames.time_us)
+    cut = (np.diff(frames.capture) != 0) | (steps < 0)
+    inside = steps[~cut]
+    stall = max(50_000, 3 * int(np.quantile(inside, 0.999))) if len(inside) else 50_000
+    return np.r_[0, np.cumsum(np.where(cut | (steps > stall), 0, steps))]
+
+
+def bin_start(b: int) -> int:
+    """The shortest interval, us, of a bin of `engine.interval_bin`."""
+    octave = max((b - 8) // 8, 0)
+    return (b - 8 * octave) << octave
+
+
+def _fit_timing(tables: dict[str, Array], k: int, intervals: Array) -> None:
+    n = len(intervals)
+    median = int(np.median(intervals))
+    tables["median_K"][k] = median
+    bins = np.array([engine.interval_bin(int(x)) for x in np.unique(intervals)])
+    counts = np.zeros(BINS + 1)
+    np.add.at(counts, bins, np.unique(intervals, return_counts=True)[1])
+    below = np.cumsum(counts)
+    # Some IDs send an extra frame whenever a value changes, at any phase of their period: an interval up to x then has
+    # the probability r * x / median, with r the share of such frames (Laplace's estimate where training had none).
+    # What training saw more than once in a thousand is a mode of this ID, however rare, and gives no evidence.
+    extra = int((3 * intervals <= 2 * median).sum())
+    for b in range(BINS):
+        seen = below[min(b + 1, BINS)]
+        if 1000 * seen > n or bin_start(b) >= median:
+            continue
+        bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(median, 1) / max(bin_start(b), 1)), 10)
+        tables["timing_evidence_KB"][k, b] = int(min(bits, 22) * ONE_BIT) if bits >= 4 else 0
+    longest = int(intervals.max())
+    if n >= 20 and longest <= 4 * median:
+        tables["silence_K"][k] = 2 * longest + 3 * median + 50_000
+
+
+def _fit_payload(tables: dict[str, Array], k: int, t: Array, p: Array, same: Array, length: int, start: int, end: int) -> None:
+    n = len(p)
+    tables["ones_K"][k] = np.bitwise_or.reduce(p)
+    tables["zeros_K"][k] = np.bitwise_or.reduce(~p)
+    changed = (p[1:] ^ p[:-1])[same]
+    changes = int((changed != 0).sum())
+    tables["byte_evidence_K"][k] = _bits(int(max(changes, n**0.5)), 0, cap=10, least=0)
+    ones, zeros = np.bitwise_or.accumulate(p), np.bitwise_or.accumulate(~p)
+    news = np.flatnonzero((np.diff(ones) != 0) | (np.diff(zeros) != 0))
+    last_news = t[news[-1] + 1] if len(news) else t[0]
+    long_enough = end - start >= MATURE_SECONDS * 1e6 and n >= 100
+    tables["mature_K"][k] = int(long_enough and last_news - start <= (end - start) / 2)
+    if len(changed) < 2:
+        return
+    weights = np.bitwise_count(changed.view(np.uint64))  # of a signed number numpy counts the bits of |x|
+    at_least = np.cumsum(np.bincount(weights, minlength=65)[::-1])[::-1]
+    for distance in range(65):
+        tables["jump_evidence_KJ"][k, distance] = _bits(len(changed), at_least[max(distance - 2, 0)], cap=12)
+    _fit_counters(tables, k, p, same, int(length))
+    runs = np.diff(np.flatnonzero(np.r_[True, changed != 0, True])) - 1
+    limit = 3 * int(runs.max()) + 10
+    if len(changed) >= 200 and 2 * changes > len(changed) and 20 * limit <= len(changed):
+        tables["frozen_K"][k] = limit
+
+
+def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, length: int) -> None:
+    """Up to four bytes or nibbles that step by the same non-zero amount in 99 % of the frames.
+
+    A checksum over a counter steps evenly too while the rest of the payload rests. So where some field counts by one,
+    only such fields are taken, and otherwise the single most regular one.
+    """
+    if same.sum() < 64:
+        return
+    found: list[tuple[int, int, int, int]] = []
+    taken = 0
+    for width in (8, 4):
+        for shift in range(64 - 8 * min(length, 8), 64, width):
+            span = (1 << width) - 1
+            if taken & (span << shift):
+                continue
+            steps = (((p[1:] >> shift) - (p[:-1] >> shift)) & span)[same]
+            counts = np.bincount(steps, minlength=span + 1)
+            step = int(counts.argmax())
+            breaks = len(steps) - int(counts[step])
+            if step == 0 or breaks > 0.01 * len(steps):
+                continue
+            found.append((breaks, shift, width, step))
+            taken |= span << shift
+    by_one = [field for field in found if field[3] in (1, (1 << field[2]) - 1)]
+    for c, (breaks, shift, width, step) in enumerate(by_one[:4] or sorted(found)[:1]):
+        tables["counter_KC3"][k, c] = (shift, width, step)
+        tables["counter_evidence_KC"][k, c] = _bits(int(same.sum()), breaks, cap=12)
+
+
+def _load_limit(frames: Frames, time_us: Array) -> int:
+    bits = np.where(frames.flags & EXTENDED, 67, 47) + 8 * frames.length.astype(np.int64)
+    loads = np.bincount((time_us - time_us[0]) // engine.BUCKET_US, weights=bits)
+    return int(1.25 * loads.max() + 2000)
+
+
+def _hash(keys: Array) -> tuple[Array, Array]:
+    size = 16
+    while size < 2 * len(keys):
+        size *= 2
+    hash_key, hash_slot = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
+    for k, key in enumerate(keys.tolist()):
+        i = (key ^ (key >> 7) ^ (key >> 15)) & (size - 1)
+        while hash_key[i] >= 0:
+            i = (i + 1) & (size - 1)
+        hash_key[i], hash_slot[i] = key, k
+    return hash_key, hash_slot
+
+
+def _thresholds_off(profile: Profile) -> Profile:
+    limits = profile.model.limits.copy()
+    limits[engine.L_UNKNOWN_THRESHOLD] = OFF
+    return replace(profile, model=profile.model._replace(threshold_KD=np.full_like(profile.model.threshold_KD, OFF), limits=limits))
+
+
+def _highest(profile: Profile, frames: Frames) -> tuple[Array, int]:
+    sums_KD = np.zeros((len(profile.keys_K), PER_ID), np.int64)
+    unknown = engine.highest_sums(
+        profile.model, engine.new_state(len(profile.keys_K)), profile.keys_K, frames.time_us, keys_of(frames, profile.channels),
+        frames.length.astype(np.int64), payloads(frames), sums_KD,
+    )  # fmt: skip
+    return sums_KD, int(unknown)
