@@ -1,0 +1,121 @@
+"""Tucker arithmetic on dense tensors: bases, ranks, products, orthonormalisation. All functions run without autograd.
+
+A Tucker form of x with modes d_0..d_{m-1} is a core S of sizes K_0..K_{m-1} and orthonormal factors U_i (d_i, K_i); a
+factor of None stands for the identity (that mode is not compressed).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Factors = tuple[Tensor | None, ...]
+
+
+def unfold(x: Tensor, mode: int) -> Tensor:
+    """The mode-`mode` unfolding, (d_mode, n / d_mode)."""
+    return x.movedim(mode, 0).reshape(x.shape[mode], -1)
+
+
+def mode_gram(x: Tensor, mode: int) -> Tensor:
+    """Gram matrix of an unfolding, (d, d), in the precision of x."""
+    if mode == x.ndim - 1:
+        flat = x.reshape(-1, x.shape[-1])
+        return flat.t() @ flat
+    flat = unfold(x, mode)
+    return flat @ flat.t()
+
+
+def multiply(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """Mode product: replaces d_mode by the rows of `matrix` (r, d_mode). The result is contiguous."""
+    shape = list(x.shape)
+    before, size, after = math.prod(shape[:mode]), shape[mode], math.prod(shape[mode + 1 :])
+    shape[mode] = matrix.shape[0]
+    if after == 1:
+        return (x.reshape(before, size) @ matrix.t()).view(shape)
+    return torch.matmul(matrix, x.reshape(before, size, after)).view(shape)
+
+
+def project(x: Tensor, factors: Factors) -> Tensor:
+    """The core: x times U_i^T in every mode, last mode first (one pass over x, the rest on smaller tensors)."""
+    for mode in reversed(range(x.ndim)):
+        factor = factors[mode]
+        if factor is not None:
+            x = multiply(x, factor.t(), mode)
+    return x
+
+
+def expand(core: Tensor, factors: Factors) -> Tensor:
+    """Rebuild the dense tensor from its Tucker form; the smallest modes are grown first."""
+    order = sorted(range(core.ndim), key=lambda mode: 1.0 if (f := factors[mode]) is None else f.shape[0] / f.shape[1])
+    for mode in order:
+        factor = factors[mode]
+        if factor is not None:
+            core = multiply(core, factor, mode)
+    return core
+
+
+def rank_for(energies: Tensor, epsilon: float, total: Tensor | float | None = None) -> int:
+    """Smallest K whose leading `energies` (descending, >= 0) hold the share `epsilon` of their sum (or of `total`)."""
+    cumulated = energies.clamp_min(0).double().cumsum(0)
+    goal = epsilon * float(cumulated[-1] if total is None else total)
+    # A relative slack of a few ulps: at epsilon = 1 rounding must not ask for energy that is not there.
+    missing = int((cumulated < goal * (1 - 1e-12)).sum())
+    return min(missing + 1, energies.numel())
+
+
+def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (descending, >= 0) and eigenvectors of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0).clamp_min(0), vectors.flip(1)
+
+
+def leading_basis(x: Tensor, mode: int, rank: int) -> Tensor:
+    """The `rank` leading left singular vectors of an unfolding, (d, rank), by the eigenvectors of the smaller Gram matrix."""
+    matrix = unfold(x, mode)
+    if matrix.shape[0] <= matrix.shape[1]:
+        return spectrum(mode_gram(x, mode))[1][:, :rank].contiguous()
+    vectors = spectrum(matrix.t() @ matrix)[1][:, : min(rank, matrix.shape[1])]
+    basis = orthonormalise(matrix @ vectors)
+    if rank > basis.shape[1]:
+        # More directions than the data has: any orthonormal completion keeps the bytes that were planned.
+        fill = torch.eye(matrix.shape[0], dtype=x.dtype, device=x.device)[:, : rank - basis.shape[1]]
+        basis = torch.linalg.qr(torch.cat((basis, fill), 1))[0]
+    return basis
+
+
+def orthonormalise(y: Tensor) -> Tensor:
+    """Orthonormal basis of the columns of y (d, K), d >= K: CholeskyQR twice, Householder QR where that breaks down.
+
+    The triangular factor has a positive diagonal in both cases, so that the result depends continuously on y.
+    """
+    q = y
+    for _ in range(2):
+        lower, info = torch.linalg.cholesky_ex(q.t() @ q)
+        diagonal = lower.diagonal()
+        limit = 30 * torch.finfo(y.dtype).eps ** 0.5
+        if int(info) or not bool(diagonal.min() > limit * diagonal.max()):
+            q, r = torch.linalg.qr(y)
+            signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(y.dtype)
+            return q * signs
+        q = torch.linalg.solve_triangular(lower, q.t(), upper=False).t()
+    return q.contiguous()
+
+
+def clip_ranks(ranks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Ranks that the shape allows: 1 <= K_i <= d_i."""
+    return tuple(max(1, min(rank, size)) for rank, size in zip(ranks, shape, strict=True))
+
+
+def tucker_elements(shape: Sequence[int], ranks: Sequence[int]) -> int:
+    """Elements of a core and its factors: ΠK + Σ d_i K_i (notes of the paper: identity factors are not skipped here)."""
+    return math.prod(ranks) + sum(size * rank for size, rank in zip(shape, ranks, strict=True))
+
+
+def relative_error(x: Tensor, core: Tensor) -> float:
+    """The free error meter: (|x|² - |S|²) / |x|² for orthonormal factors, in [0, 1]."""
+    total = float(torch.linalg.vector_norm(x)) ** 2
+    return max(0.0, 1.0 - float(torch.linalg.vector_norm(core)) ** 2 / total) if total > 0 else 0.0

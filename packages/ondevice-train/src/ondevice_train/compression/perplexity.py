@@ -1,0 +1,187 @@
+"""Gradient-error tables: what each rank choice of each layer costs in bytes and in |dW - dW_exact| (ASI's "perplexity").
+
+One forward and one backward pass of the plain model. Since dX is exact at any rank, every layer can be judged in the same
+pass; each is judged the moment its output gradient arrives, so that no gradients pile up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from edge_shared.errors import InputError
+from torch import Tensor, nn
+
+from ondevice_train.compression._codec import Codec
+from ondevice_train.compression._geometry import Geometry, geometry_of
+
+EPSILONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to keep one layer's input.
+
+    Attributes:
+        label: such as ``"shortcut 0.8"``.
+        codec: makes a fresh codec.
+        ranks, epsilon, bits: what the choice fixes.
+    """
+
+    choice: str
+    codec: Callable[[], Codec]
+    ranks: tuple[int, ...] | None = None
+    epsilon: float | None = None
+    bits: int = 8
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An option with its cost: bytes by arithmetic, gradient error, and (if timed) milliseconds of encoding plus dW."""
+
+    option: Option | None
+    choice: str
+    bytes: int
+    perplexity: float
+    milliseconds: float | None = None
+
+
+@dataclass
+class LayerTable:
+    """All judged options of one layer; `norm` is |dW_exact|."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    norm: float = 0.0
+    judged: list[Judged] = field(default_factory=list)
+
+
+def layers_of(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module, tuple[int, ...], tuple[int, ...]]]:
+    """Conv2d and Linear modules that run on the example, in order of execution, with input and output shapes.
+
+    Modules that are called more than once in a pass (shared weights), or only as holders of weights, are left out.
+    """
+    seen: dict[str, list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if geometry_of(module) is not None:
+
+            def note(module: nn.Module, args: tuple[Tensor, ...], y: Tensor, name: str = name) -> None:
+                seen.setdefault(name, []).append((module, tuple(args[0].shape), tuple(y.shape)))
+
+            hooks.append(module.register_forward_hook(note))
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in training:
+            module.training = flag
+    return [(name, *calls[0]) for name, calls in seen.items() if len(calls) == 1]
+
+
+def loss_of(output: Tensor, labels: Tensor | None) -> Tensor:
+    """Cross entropy; without labels, of classes dealt out in turn (a stand-in that any classifier accepts)."""
+    if output.ndim != 2:
+        return output.square().mean()
+    if labels is None:
+        labels = torch.arange(output.shape[0], device=output.device) % output.shape[1]
+    return nn.functional.cross_entropy(output, labels)
+
+
+def judge(
+    model: nn.Module,
+    example: Tensor,
+    labels: Tensor | None,
+    names: Sequence[str],
+    options: Callable[[str, nn.Module, Tensor], list[Option]],
+    *,
+    timed: bool = False,
+) -> list[LayerTable]:
+    """Judge options for the named layers in one pass of the model, norms in evaluation mode.
+
+    Args:
+        model: plain; left as it was, gradients included.
+        example, labels: one batch.
+        names: of layers (see `layers_of`).
+        options: gives the options of a layer, from its name, module and input.
+        timed: also measure the milliseconds that each option takes to encode and to make dW (median of 3).
+
+    Raises:
+        InputError: if a gradient is not finite.
+    """
+    tables: dict[str, LayerTable] = {}
+    hooks = []
+    modules = dict(model.named_modules())
+    for name in names:
+
+        def watch(module: nn.Module, args: tuple[Tensor, ...], y: Tensor, name: str = name) -> None:
+            x = args[0].detach().clone()  # a later in-place activation must not change it
+            table = LayerTable(name, "conv" if x.ndim == 4 and isinstance(module, nn.Conv2d) else "linear", tuple(x.shape), tuple(y.shape))
+            tables[name] = table
+
+            def arrived(grad: Tensor) -> None:
+                with torch.no_grad():
+                    _judge_layer(table, module, x, grad.detach(), options(name, module, x), timed)
+
+            y.register_hook(arrived)
+
+        hooks.append(modules[name].register_forward_hook(watch))
+    state = [(module, module.training) for module in model.modules()]
+    model.eval()
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with torch.enable_grad():
+            start = [modules[name].weight for name in names]
+            for parameter in start:
+                parameter.requires_grad_(True)  # type: ignore[union-attr]
+            loss = loss_of(model(example), labels)
+            torch.autograd.grad(loss, start, allow_unused=True)  # type: ignore[arg-type]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in state:
+            module.training = flag
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+    if not torch.isfinite(loss):
+        raise InputError(f"the loss of the example batch is {float(loss)}; ranks cannot be chosen from it")
+    return [tables[name] for name in names]
+
+
+def _judge_layer(table: LayerTable, module: nn.Module, x: Tensor, grad: Tensor, options: list[Option], timed: bool) -> None:
+    geometry = geometry_of(module)
+    assert geometry is not None
+    exact = geometry.weight_gradient(x, grad)
+    table.norm = float(exact.norm())
+    dense = x.numel() * x.element_size()
+    cost = _milliseconds(lambda: geometry.weight_gradient(x, grad)) if timed else None
+    table.judged.append(Judged(None, "exact", dense, 0.0, cost))
+    for option in options:
+        codec = option.codec()
+        approximate = _round_trip(codec, x, grad, geometry)
+        took = _milliseconds(lambda codec=codec: _round_trip(codec, x, grad, geometry)) if timed else None  # type: ignore[misc]
+        size = sum(codec.footprint(x.shape, x.element_size()).values())
+        table.judged.append(Judged(option, option.choice, size, float((approximate - exact).norm()), took))
+    table.judged.append(Judged(None, "freeze", 0, table.norm, 0.0 if timed else None))
+
+
+def _round_trip(codec: Codec, x: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
+    return codec.weight_gradient(codec.encode(x), grad, geometry)
+
+
+def _milliseconds(function: Callable[[], object], repeats: int = 3) -> float:
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2] * 1000

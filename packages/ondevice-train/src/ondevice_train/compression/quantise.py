@@ -1,0 +1,73 @@
+"""Keep a layer's input in 8 or 4 bits: the plain alternative to low rank, and what the planner calls "quantise".
+
+Uniform min-max codes per row; a row is one channel plane of one sample (one whole sample where planes are smaller than
+16 pixels), or one token. Rounding to nearest, so the error of an element is at most half a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ondevice_train.compression._codec import Codec, Footprint, Saved
+from ondevice_train.compression._geometry import Geometry
+
+
+def rows_of(shape: Sequence[int], image: bool) -> int:
+    """Number of rows with a scale of their own."""
+    if image and len(shape) == 4:
+        return shape[0] * shape[1] if shape[2] * shape[3] >= 16 else shape[0]
+    return math.prod(shape[:-1])
+
+
+def quantise(x: Tensor, rows: int, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Codes, flat uint8 (two to a byte at 4 bits), and the offset and step of each row, (rows, 2)."""
+    matrix = x.detach().reshape(rows, -1)
+    low, high = matrix.aminmax(dim=1, keepdim=True)
+    step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(x.dtype).tiny)
+    codes = ((matrix - low) / step).round_().to(torch.uint8).view(-1)
+    if bits == 4:
+        codes = torch.nn.functional.pad(codes, (0, codes.numel() % 2)).view(-1, 2)
+        codes = codes[:, 0] | (codes[:, 1] << 4)
+    return codes, torch.cat((low, step), 1)
+
+
+def dequantise(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int = 8) -> Tensor:
+    """Undo `quantise` up to rounding."""
+    if bits == 4:
+        codes = torch.stack((codes & 15, codes >> 4), 1).view(-1)[: math.prod(shape)]
+    matrix = codes.view(scales.shape[0], -1).to(scales.dtype)
+    return (matrix * scales[:, 1:] + scales[:, :1]).view(*shape)
+
+
+class Quantise(Codec):
+    """Keeps codes of `bits` (8 or 4) and two floats a row; dW from the dequantised input."""
+
+    def __init__(self, bits: int = 8, image: bool = True) -> None:
+        self.bits = bits
+        self.image = image
+        self._shape: tuple[int, ...] = ()
+
+    def encode(self, x: Tensor) -> Saved:
+        """Codes and scales."""
+        self._shape = tuple(x.shape[1:])
+        return quantise(x, rows_of(x.shape, self.image), self.bits)
+
+    def weight_gradient(self, saved: Saved, grad: Tensor, geometry: Geometry) -> Tensor:
+        """Dequantise, then the ordinary dW."""
+        codes, scales = saved
+        assert codes is not None
+        assert scales is not None
+        return geometry.weight_gradient(dequantise(codes, scales, (grad.shape[0], *self._shape), self.bits).to(grad.dtype), grad)
+
+    def footprint(self, shape: Sequence[int], itemsize: int) -> Footprint:
+        """``bits`` an element and two floats a row."""
+        elements = math.prod(shape)
+        return {(id(self), "codes"): math.ceil(elements * self.bits / 8), (id(self), "scales"): 2 * rows_of(shape, self.image) * itemsize}
+
+    def __repr__(self) -> str:
+        """Show the bits."""
+        return f"Quantise(bits={self.bits})"
