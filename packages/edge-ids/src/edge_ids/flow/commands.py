@@ -1,0 +1,273 @@
+"""`edge-ids flow`: train, run, inspect, convert."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from edge_shared.cli import Json, Out, Resume, Seed, emit, emit_line, say, table
+from edge_shared.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_ids.alerts import Alert
+    from edge_ids.flow.fit import FitResult
+
+app = typer.Typer(
+    name="flow",
+    help="Find attacks in network flows: NetFlow tables, pcap, Zeek conn.log, Suricata EVE.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Flows: NF-v2/v3 .csv(.gz) or .parquet, .pcap(ng), conn.log, eve.json.")
+    ] = None,
+    out: Out = None,
+    model: Annotated[str, typer.Option(help="graphids, simpleae, edge-aware (need torch), iforest, pca, hbos or cblof.")] = "edge-aware",
+    split: Annotated[str, typer.Option(help="random (paper; leaks), chronological or unseen-host-pair.")] = "random",
+    scaler: Annotated[str, typer.Option(help="minmax (paper) or log1p (heavy tails).")] = "minmax",
+    threshold: Annotated[
+        str, typer.Option(help="f1 (paper, needs labels), mad, quantile, or auto: the first that the data allows.")
+    ] = "auto",
+    false_alarm_rate: Annotated[float, typer.Option(help="Target of --threshold quantile, share of benign flows.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="That the target holds, for --threshold quantile.")] = 0.95,
+    preset: Annotated[str, typer.Option(help="Settings: auto, own, or the paper's unsw-v3, cse-v3, unsw-v2, cse-v2.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most; default 100.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better validation PR-AUC; default 20.")] = None,
+    exclude: Annotated[str, typer.Option(help="Features to leave out, separated by commas.")] = "",
+    horizon_flows: Annotated[int, typer.Option(min=1, help="Flows that a stream remembers.")] = 32_768,
+    horizon_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds that a stream remembers; default no limit.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds of flow time after which a stream scores a window that is not full.")] = 10.0,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also score an untrained and a raw-feature model.")] = True,
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    seed: Seed = 0,
+    resume: Resume = None,
+    json: Json = False,
+) -> None:
+    """Train a detector on benign flows, calibrate its threshold, test it."""
+    from edge_shared.files import open_run, write_json
+
+    from edge_ids.flow import sources
+    from edge_ids.flow.detector import Horizon
+    from edge_ids.flow.fit import CHECKPOINT, FitConfig, fit
+
+    if data is None and resume is None:
+        raise InputError("--data FILE is missing: give a .csv(.gz), .parquet, .pcap, conn.log or eve.json file")
+    config = FitConfig(
+        data or "", model, split, scaler, threshold, false_alarm_rate, confidence, preset, epochs, patience,
+        tuple(name.strip() for name in exclude.split(",") if name.strip()), Horizon(horizon_flows, horizon_seconds, delay=delay), controls,
+        seed, format,
+    )  # fmt: skip
+    if data is not None and resume is None:
+        sources.detect(Path(data))
+    run = open_run(out, resume, asdict(config))
+    if run.resumed:
+        stored = run.config
+        config = FitConfig(**stored | {"horizon": Horizon(**stored["horizon"]), "exclude": tuple(stored["exclude"])})
+    result = fit(config, checkpoint=run.path, on_epoch=say)
+    result.detector.save(run.path)
+    document = _document(result) | {
+        "command": "edge-ids flow train", "config": asdict(config),
+        "data": {"path": config.data, "sha256": sources.fingerprint(config.data), "flows": sum(p["flows"] for p in result.parts.values())},
+        "artifacts": {"model": str(run.out / "model.json"), "weights": str(run.out / "model.safetensors")},
+    }  # fmt: skip
+    document["cost"]["model_bytes"] = (run.path / "model.safetensors").stat().st_size
+    write_json(run.path / "result.json", document)
+    for leftover in run.path.glob(f"{Path(CHECKPOINT).stem}*"):
+        leftover.unlink()
+    run.commit()
+    emit(document, json, lambda console: _show(console, result, run.out))
+
+
+def _document(result: FitResult) -> dict[str, Any]:
+    fields = ("model", "split", "seed", "metrics", "controls", "parts", "training")
+    return {name: getattr(result, name) for name in fields} | {
+        "threshold": asdict(result.threshold), "stream_threshold": asdict(result.stream_threshold), "cost": result.cost | {"peak_rss_bytes": _peak_rss()},
+    }  # fmt: skip
+
+
+def _peak_rss() -> int:
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _show(console: Console, result: FitResult, out: Path) -> None:
+    names = ("pr_auc", "benign_pr_auc", "roc_auc", "macro_f1", "false_alarm_rate", "flows_per_second")
+    lines = [(result.model, result.metrics), (f"{result.model}, as a stream", result.metrics["stream"])]
+    lines += [(f"control: {name}", figures) for name, figures in result.controls.items()]
+    rows = [[name, *(figures.get(key) for key in names)] for name, figures in lines]
+    console.print(table(f"test flows, split {result.split}", ["model", *names], rows))
+    share = result.metrics["prevalence"]
+    if share is not None:
+        console.print(f"attacks are {share:.1%} of the test flows: a coin has that PR-AUC. Model in {out}")
+
+
+@app.command()
+def run(
+    model: Annotated[Path, typer.Option(help="Folder that `flow train` wrote.")],
+    csv: Annotated[Path | None, typer.Option(help="NetFlow table, .csv(.gz) or .parquet.")] = None,
+    pcap: Annotated[Path | None, typer.Option(help="Packet capture, .pcap or .pcapng.")] = None,
+    eve: Annotated[Path | None, typer.Option(help="Suricata EVE log with flow events.")] = None,
+    zeek: Annotated[Path | None, typer.Option(help="Zeek conn.log, TSV or JSON.")] = None,
+    threshold_value: Annotated[float | None, typer.Option(help="Score above which a flow raises an alert; default the model's.")] = None,
+    cooldown: Annotated[float, typer.Option(min=0, help="Seconds of flow time in which a pair of hosts raises one alert.")] = 60.0,
+    batch: Annotated[int, typer.Option(min=1, help="Flows read at once; changes memory, not results.")] = 16_384,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take a capture that ends within a packet as far as it goes.")
+    ] = False,
+    metrics: Annotated[str | None, typer.Option(help="Serve Prometheus metrics at host:port while running.")] = None,
+    syslog: Annotated[str | None, typer.Option(help="Also send alerts to syslog: host:port or a socket path.")] = None,
+    out: Out = None,
+    resume: Resume = None,
+    json: Json = False,
+) -> None:
+    """Score flows as they come; alerts are EVE JSON lines (with --json on stdout, the last line a summary; with --out in alerts.jsonl)."""
+    from edge_shared.files import open_run, write_json
+
+    from edge_ids.alerts import EveWriter, Metrics, MetricsServer, SyslogWriter
+    from edge_ids.alerts import eve as record
+    from edge_ids.flow import sources
+    from edge_ids.flow.detector import load
+    from edge_ids.flow.monitor import FlowMonitor
+
+    given = [(name, path) for name, path in (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek)) if path is not None]
+    if resume is None and len(given) != 1:
+        raise InputError("give one of --csv, --pcap, --eve, --zeek")
+    detector = load(model)
+    settings: dict[str, Any] = {"source": [(name, str(path)) for name, path in given], "cooldown": cooldown, "threshold": threshold_value}
+    folder = open_run(out, resume, settings) if out is not None or resume is not None else None
+    if folder is not None and folder.resumed:
+        settings = folder.config
+    format, source = settings["source"][0]
+    if not Path(source).is_file():
+        raise InputError(f"{source}: no such file")
+    pages = Metrics() if metrics is not None else None
+    server = MetricsServer(pages, metrics) if pages is not None and metrics is not None else None
+    monitor = FlowMonitor(detector, settings["cooldown"], settings["threshold"], pages)
+    alerts_path = None if folder is None else folder.path / "alerts.jsonl"
+    state_path = None if folder is None else folder.path / "state.npz"
+    skip = 0
+    if alerts_path is not None and state_path is not None and state_path.is_file():
+        length = monitor.restore(state_path)
+        if alerts_path.is_file():
+            os.truncate(alerts_path, length)
+        skip = monitor.summary.flows
+    writer = None if alerts_path is None else EveWriter(alerts_path)
+    remote = None if syslog is None else SyslogWriter(syslog)
+
+    def deliver(alerts: Any) -> None:
+        for alert in alerts:
+            if writer is not None:
+                writer.write(alert)
+            if remote is not None:
+                remote.write(alert)
+            if json:
+                emit_line(record(alert))
+            elif writer is None:
+                say(_line(alert))
+
+    try:
+        since = 0
+        for part in sources.read(source, format, batch, allow_truncated):
+            # What an interrupted run had taken in already is skipped.
+            if skip >= len(part):
+                skip -= len(part)
+                continue
+            part = detector.check(part.rows(slice(skip, None)), source)
+            skip = 0
+            deliver(monitor.feed(part))
+            since += len(part)
+            if state_path is not None and alerts_path is not None and since >= 100_000:
+                monitor.save(state_path, alerts_path.stat().st_size)
+                since = 0
+        deliver(monitor.flush())
+    except KeyboardInterrupt:
+        if state_path is not None and alerts_path is not None:
+            monitor.save(state_path, alerts_path.stat().st_size)
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+        if remote is not None:
+            remote.close()
+        if server is not None:
+            server.close()
+    document = {
+        "event_type": "summary",
+        "metrics": asdict(monitor.summary),
+        "model": detector.kind,
+        "threshold": monitor.threshold,
+        "source": source,
+    }
+    document["cost"] = {"peak_rss_bytes": _peak_rss()}
+    if folder is not None and state_path is not None:
+        state_path.unlink(missing_ok=True)
+        document["artifacts"] = {"alerts": str(folder.out / "alerts.jsonl")}
+        write_json(folder.path / "result.json", document)
+        folder.commit()
+    if json:
+        emit_line(document)
+        return
+    rows = [[name.replace("_", " "), value] for name, value in asdict(replace(monitor.summary)).items()]
+    emit(document, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
+
+
+def _line(alert: Alert) -> str:
+    """An alert in one line for people."""
+    if not alert.fields:
+        return f"{alert.signature} ({', '.join(f'{name} {value:.3g}' for name, value in alert.details.items())})"
+    reasons = alert.details["explanation"]
+    words = ", ".join(f"{item['feature']} {item['value']:g}" for item in reasons["flow"])
+    if not words and "score_shares" in reasons:
+        words = "unusual combination: " + ", ".join(item["feature"] for item in reasons["score_shares"])
+    ends = f"{alert.fields['src_ip']} -> {alert.fields['dest_ip']}:{alert.fields['dest_port']}"
+    return f"{alert.signature}: {ends}, score {alert.details['score']:.4g}, {alert.details['flows']} flows ({words or 'its hosts, not its own features'})"
+
+
+@app.command()
+def inspect(
+    data: Annotated[str, typer.Option("--data", help="Flows of any supported kind.")],
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take a capture that ends within a packet as far as it goes.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what a file of flows holds: schema, extractor, hosts, pairs, classes, odd values."""
+    from edge_ids.flow.inspect import inspect as look
+
+    report = look(data, format, allow_truncated)
+    rows = [
+        [name.replace("_", " "), str(value) if isinstance(value, dict) else value]
+        for name, value in asdict(report).items()
+        if name != "attacks"
+    ]
+    rows += [[f"class {name}", count] for name, count in report.attacks.items()]
+    emit(report, json, lambda console: console.print(table(data, ["what", "value"], rows)))
+
+
+@app.command()
+def convert(
+    data: Annotated[str, typer.Option("--data", help="Flows of any supported kind.")],
+    to: Annotated[Path, typer.Option("--to", help="Parquet file to write, of the NF-v2/v3 or conn columns.")],
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take a capture that ends within a packet as far as it goes.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write flows as Parquet, in pieces, whatever the size of the file."""
+    from edge_ids.flow.inspect import convert as write
+
+    count = write(data, to, format, allow_truncated)
+    emit({"flows": count, "artifacts": {"parquet": str(to)}}, json, lambda console: console.print(f"{count:,} flows to {to}"))

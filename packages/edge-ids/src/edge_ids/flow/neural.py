@@ -1,0 +1,239 @@
+"""Scoring and training of the three torch models; one loop, in which memory does not grow with the batch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_ids.flow.edge_aware import EdgeAware
+from edge_ids.flow.flow_model import FlowModel
+from edge_ids.flow.graph import SampledMeans
+from edge_ids.flow.graphids import GraphIDS, attention_mask
+from edge_ids.flow.presets import NeuralConfig
+from edge_ids.flow.simpleae import SimpleAE
+from edge_ids.flow.table import Array
+
+CHUNK = 1024
+"""Flows that are in the transformer at once: their feed-forward activations fit the cache."""
+
+_MODELS: dict[str, type[GraphIDS] | type[SimpleAE] | type[EdgeAware]] = {
+    "graphids": GraphIDS,
+    "simpleae": SimpleAE,
+    "edge-aware": EdgeAware,
+}
+
+
+def build(kind: str, features: int, config: NeuralConfig, seed: int) -> FlowModel:
+    """An untrained model; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _MODELS[kind](features, config)
+
+
+def parameters(model: FlowModel) -> int:
+    """Number of trained parameters; all of them are used (the official count includes layers that never run)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.inference_mode()
+def score(model: FlowModel, x_EF: Array, means_VF: Array, src_E: Array, dst_E: Array, window: int) -> Array:
+    """Score flows in windows of `window` in the given order, (E,) float32.
+
+    Args:
+        model: a model of this module.
+        x_EF: scaled features.
+        means_VF: in-flow means of the hosts.
+        src_E: row of `means_VF` of each flow's source.
+        dst_E: likewise of its destination.
+        window: flows per attention window; the last one may be shorter.
+    """
+    model.eval()
+    means = torch.from_numpy(means_VF)
+    if not len(src_E):
+        return np.zeros(0, np.float32)
+    if model.flow_wise:
+        return _score_flows(model, x_EF, means, src_E, dst_E, window)
+    pair_E = src_E.astype(np.int64) * len(means_VF) + dst_E
+    pairs, pair_E = np.unique(pair_E, return_inverse=True)
+    src, dst = (torch.from_numpy(part) for part in np.divmod(pairs, len(means_VF)))
+    z_PD = model.embed(means, src, dst, None)
+    if not model.windowed:
+        return model.errors(z_PD[None], None)[0].numpy()[pair_E]
+    return _score_pairs(model, z_PD, pair_E, window)
+
+
+def _score_flows(model: FlowModel, x_EF: Array, means: Tensor, src_E: Array, dst_E: Array, window: int) -> Array:
+    scores = np.empty(len(x_EF), np.float32)
+    step = max(1, CHUNK // window) * window
+    for start in range(0, len(x_EF), step):
+        x = torch.from_numpy(np.ascontiguousarray(x_EF[start : start + step]))
+        src, dst = (torch.from_numpy(ends[start : start + step].astype(np.int64)) for ends in (src_E, dst_E))
+        z = model.embed(means, src, dst, x)
+        whole = len(x) // window * window
+        parts = [model.errors(z[:whole].unflatten(0, (-1, window)), x[:whole].unflatten(0, (-1, window))).flatten()] if whole else []
+        if whole < len(x):
+            parts.append(model.errors(z[None, whole:], x[None, whole:])[0])
+        scores[start : start + step] = torch.cat(parts).numpy()
+    return scores
+
+
+def _score_pairs(model: FlowModel, z_PD: Tensor, pair_E: Array, window: int) -> Array:
+    """Each pair once per window, weighted by its number of flows: equal embeddings attend and are attended to equally."""
+    token_E = np.arange(len(pair_E)) // window * len(z_PD) + pair_E
+    tokens, token_E, counts = np.unique(token_E, return_inverse=True, return_counts=True)
+    window_T, pair_T = np.divmod(tokens, len(z_PD))
+    lengths = np.bincount(window_T)
+    starts = np.cumsum(lengths) - lengths
+    score_T = np.empty(len(tokens), np.float32)
+    order = np.argsort(lengths, kind="stable")
+    position = 0
+    while position < len(order):
+        # Windows of similar length share a batch, so that little is padding.
+        take = 1
+        while position + take < len(order) and (take + 1) * lengths[order[position + take]] <= CHUNK:
+            take += 1
+        chosen = order[position : position + take]
+        position += take
+        longest = int(lengths[chosen].max())
+        valid_BL = np.arange(longest) < lengths[chosen, None]
+        row_BL = np.where(valid_BL, starts[chosen, None] + np.arange(longest), 0)
+        key_bias = torch.from_numpy(np.where(valid_BL, np.log(counts[row_BL]), -np.inf).astype(np.float32))[:, None, None]
+        errors = model.errors(z_PD[torch.from_numpy(pair_T[row_BL])], None, None, key_bias)
+        score_T[row_BL[valid_BL]] = errors.numpy()[valid_BL]
+    return score_T[token_E]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training run did.
+
+    Attributes:
+        epochs: epochs run.
+        best_epoch: the one that was kept, counted from 1 (0: the untrained model).
+        best_pr_auc: its validation PR-AUC; None without labels.
+        seconds: in the training loop only, validation excluded.
+        flows_per_second: training flows, over all epochs, per second of that.
+        loss: mean training loss per epoch.
+        validation: validation PR-AUC per epoch.
+    """
+
+    epochs: int
+    best_epoch: int
+    best_pr_auc: float | None
+    seconds: float
+    flows_per_second: float
+    loss: list[float]
+    validation: list[float | None]
+
+
+def train(
+    model: FlowModel,
+    x_EF: Array,
+    src_E: Array,
+    dst_E: Array,
+    config: NeuralConfig,
+    *,
+    seed: int,
+    validate: Callable[[], float | None],
+    state: dict[str, Any] | None = None,
+    checkpoint: Callable[[dict[str, Any]], None] = lambda state: None,
+    on_epoch: Callable[[int, float, float | None], None] = lambda epoch, loss, quality: None,
+) -> Training:
+    """Train on benign flows; the model holds the best weights afterwards (GraphIDS, section 3.4).
+
+    Args:
+        model: from `build`.
+        x_EF: scaled features, float32.
+        src_E: host numbers from 0.
+        dst_E: likewise.
+        config: settings.
+        seed: of batches, masks and dropout.
+        validate: returns the validation PR-AUC of the model as it is; None keeps the last weights.
+        state: what `checkpoint` got last, to go on from there.
+        checkpoint: called after every epoch with all that `state` needs.
+        on_epoch: called with epoch, training loss and validation PR-AUC.
+    """
+    hosts = int(max(src_E.max(), dst_E.max())) + 1
+    means = SampledMeans(x_EF, dst_E, hosts, config.fanout)
+    x, src, dst = torch.from_numpy(x_EF), torch.from_numpy(src_E.astype(np.int64)), torch.from_numpy(dst_E.astype(np.int64))
+    graph = [parameter for name, parameter in model.named_parameters() if name.startswith("graph.")]
+    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("graph.")]
+    groups = [{"params": graph, "weight_decay": config.graph_weight_decay}, {"params": rest, "weight_decay": config.weight_decay}]
+    optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
+    numbers = np.random.default_rng(seed)
+    masks = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    best: dict[str, Any] = {"epoch": 0, "quality": None, "weights": copy.deepcopy(model.state_dict())}
+    losses: list[float] = []
+    validation: list[float | None] = []
+    seconds = 0.0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        numbers.bit_generator.state = state["numpy"]
+        masks.set_state(state["masks"])
+        torch.set_rng_state(state["torch"])
+        best, losses, validation, seconds = state["best"], state["losses"], state["validation"], state["seconds"]
+    for epoch in range(len(losses) + 1, config.epochs + 1):
+        if best["quality"] is not None and epoch - 1 - best["epoch"] >= config.patience:
+            break
+        began = time.perf_counter()
+        losses.append(_epoch(model, optimiser, x, src, dst, means, config, numbers, masks))
+        seconds += time.perf_counter() - began
+        quality = validate()
+        validation.append(quality)
+        if quality is None or best["quality"] is None or quality >= best["quality"]:
+            best = {"epoch": epoch, "quality": quality, "weights": copy.deepcopy(model.state_dict())}
+        on_epoch(epoch, losses[-1], quality)
+        checkpoint({
+            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "numpy": numbers.bit_generator.state, "masks": masks.get_state(),
+            "torch": torch.get_rng_state(), "best": best, "losses": losses, "validation": validation, "seconds": seconds,
+        })  # fmt: skip
+    model.load_state_dict(best["weights"])
+    speed = len(x_EF) * len(losses) / seconds if seconds else 0.0
+    return Training(len(losses), best["epoch"], best["quality"], seconds, speed, losses, validation)
+
+
+def _epoch(
+    model: FlowModel, optimiser: torch.optim.Optimizer, x: Tensor, src: Tensor, dst: Tensor, means: SampledMeans, config: NeuralConfig,
+    numbers: np.random.Generator, masks: torch.Generator,
+) -> float:  # fmt: skip
+    model.train()
+    order = torch.from_numpy(numbers.permutation(len(x)))
+    total = 0.0
+    for rows in order.split(config.batch):
+        optimiser.zero_grad(set_to_none=True)
+        x_EF = x[rows]
+        z_ED = model.embed(torch.from_numpy(means.draw(numbers)), src[rows], dst[rows], x_EF)
+        # The autoencoder runs in chunks on a leaf; its gradient then goes through the graph encoder once. The sum is the same.
+        leaf_ED = z_ED.detach().requires_grad_()
+        bias = attention_mask(min(config.window, len(rows)), config.mask, masks) if model.windowed and config.mask else None
+        whole = len(rows) // config.window * config.window
+        step = max(1, CHUNK // config.window) * config.window
+        pieces = [(start, min(start + step, whole), config.window) for start in range(0, whole, step)]
+        if whole < len(rows):
+            pieces.append((whole, len(rows), len(rows) - whole))
+        loss = 0.0
+        for start, stop, length in pieces:
+            cut = bias if bias is None else bias[:length, :length]
+            errors = model.errors(leaf_ED[start:stop].unflatten(0, (-1, length)), x_EF[start:stop].unflatten(0, (-1, length)), cut)
+            part = errors.sum() / len(rows)
+            part.backward()
+            loss += part.item()
+        z_ED.backward(leaf_ED.grad)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        total += loss * len(rows)
+    return total / len(x)
+
+
+def config_json(config: NeuralConfig) -> dict[str, Any]:
+    """Plain data of `config`."""
+    return asdict(config)
