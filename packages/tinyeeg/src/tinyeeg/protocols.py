@@ -1,0 +1,221 @@
+"""Train and test under a protocol: one clone of the pipeline per fold, tuning nested inside, a clock as the rival.
+
+Normalisation `person` subtracts the mean feature vector of each person (per session in cross-session) before the classifier.
+It uses no label, but it does use all unlabelled windows of the tested person: the score is that of a device that has been worn
+for a while in the states to be told apart. `global` learns centre and spread on the training set alone; for `person` runs the
+score of `global` is reported beside it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from edge_shared.errors import InputError
+from numpy.typing import NDArray
+
+from tinyeeg import models, splits
+from tinyeeg.splits import Fold
+from tinyeeg.table import Table, Windows
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+NORMALISE = ("auto", "person", "global")
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """The result of one fold.
+
+    Attributes:
+        fold: what was tested.
+        balanced_accuracy, accuracy: of its test windows.
+        n_train, n_test: windows.
+        confusion: rows are true states, columns predicted ones, in the order of `classes`.
+        parameters: what tuning chose; empty without tuning.
+    """
+
+    fold: str
+    balanced_accuracy: float
+    accuracy: float
+    n_train: int
+    n_test: int
+    confusion: list[list[int]]
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a protocol.
+
+    Attributes:
+        protocol, model, normalise: what was run.
+        classes: names of the states.
+        balanced_accuracy: mean over folds; the chance level is ``1 / len(classes)``.
+        accuracy: mean over folds.
+        majority: accuracy of always saying the most frequent state.
+        folds: every fold.
+        predicted: predicted state of each window, -1 where never tested, shape (N,).
+    """
+
+    protocol: str
+    model: str
+    normalise: str
+    classes: tuple[str, ...]
+    balanced_accuracy: float
+    accuracy: float
+    majority: float
+    folds: tuple[FoldScore, ...]
+    predicted: NDArray[np.int64]
+
+
+def resolve(normalise: str, protocol: str) -> str:
+    """What `auto` means: `person` where people or sessions change, `global` within a session.
+
+    Raises:
+        InputError: for an unknown word, or `person` within a session.
+    """
+    if normalise not in NORMALISE:
+        raise InputError(f"--normalise {normalise}: not known; choose from {', '.join(NORMALISE)}")
+    if normalise == "auto":
+        return "person" if protocol in ("cross-subject", "cross-session", "adaptable") else "global"
+    return normalise
+
+
+def centred(X: NDArray[np.float64], windows: Windows, normalise: str, protocol: str, fold: Fold | None = None) -> NDArray[np.float64]:
+    """Subtract each person's (or session's) own mean feature vector if `normalise` is ``person``.
+
+    Under ``adaptable`` the tested person's mean comes from the calibration windows only.
+    """
+    if normalise != "person":
+        return X
+    keys = windows.person_session if protocol == "cross-session" else windows.subject
+    result = X.copy()
+    for key in np.unique(keys):
+        own = keys == key
+        source = own
+        if protocol == "adaptable" and fold is not None and np.isin(np.flatnonzero(own), fold.test).any():
+            source = own & np.isin(np.arange(len(X)), fold.train)
+        result[own] -= X[source].mean(axis=0)
+    return result
+
+
+def evaluate(
+    table: Table,
+    protocol: str,
+    *,
+    model: str = "lda",
+    normalise: str = "auto",
+    tune: bool = False,
+    folds: list[Fold] | None = None,
+    calibration_s: float = 20.0,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a model under a protocol.
+
+    Args:
+        table: features and origins.
+        protocol: see `tinyeeg.splits`.
+        model: name in `tinyeeg.models`.
+        normalise: ``auto``, ``person`` or ``global``.
+        tune: search `tinyeeg.models.grid` by folds of the same kind inside each training set.
+        folds: folds to use instead of the protocol's.
+        calibration_s: for ``adaptable``.
+        seed: of the model and of random splits.
+    """
+    normalise = resolve(normalise, protocol)
+    plan = splits.split(protocol, table.windows, calibration_s=calibration_s, seed=seed) if folds is None else folds
+
+    def fit_predict(fold: Fold) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        X = centred(table.X, table.windows, normalise, protocol, fold)
+        fitted, parameters = fit(X[fold.train], table.windows.take(fold.train), protocol, model=model, tune=tune, seed=seed)
+        return fitted.predict(X[fold.test]), parameters
+
+    return _scored(table.windows, plan, fit_predict, protocol, model, normalise)
+
+
+def fit(X: NDArray[np.float64], windows: Windows, protocol: str, *, model: str, tune: bool, seed: int) -> tuple[Pipeline, dict[str, Any]]:
+    """Fit a fresh pipeline on these rows alone; with `tune`, choose its parameters by folds inside them.
+
+    Returns:
+        The fitted pipeline and what tuning chose.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    pipeline = models.make(model, seed)
+    with warnings.catch_warnings():
+        # The MLP and the linear SVM stop after a fixed number of passes; that is part of their regularisation.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if not tune:
+            return pipeline.fit(X, windows.y), {}
+        from sklearn.model_selection import GridSearchCV
+
+        inner = splits.inner_split(protocol, windows)
+        search = GridSearchCV(pipeline, models.grid(model), scoring="balanced_accuracy", cv=inner, error_score="raise")
+        search.fit(X, windows.y)
+    return search.best_estimator_, {key.removeprefix("model__"): value for key, value in search.best_params_.items()}
+
+
+def time_only(
+    windows: Windows, protocol: str, *, folds: list[Fold] | None = None, calibration_s: float = 20.0, seed: int = 0
+) -> Evaluation:
+    """Score a shallow tree that sees only the minutes since the session began: what the clock alone explains.
+
+    Arguments are those of `evaluate`.
+    """
+    from sklearn.tree import DecisionTreeClassifier
+
+    plan = splits.split(protocol, windows, calibration_s=calibration_s, seed=seed) if folds is None else folds
+    minutes = windows.minutes[:, None]
+
+    def fit_predict(fold: Fold) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        tree = DecisionTreeClassifier(max_depth=3, class_weight="balanced", random_state=seed)
+        return tree.fit(minutes[fold.train], windows.y[fold.train]).predict(minutes[fold.test]), {}
+
+    return _scored(windows, plan, fit_predict, protocol, "time-only", "global")
+
+
+def nearest(table: Table, folds: list[Fold], protocol: str) -> Evaluation:
+    """Score a nearest-neighbour classifier on standardised features: where windows overlap, it finds the neighbour in time.
+
+    Args:
+        table: features and origins.
+        folds: the split.
+        protocol: its name.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fit_predict(fold: Fold) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        pipeline = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
+        return pipeline.fit(table.X[fold.train], table.windows.y[fold.train]).predict(table.X[fold.test]), {}
+
+    return _scored(table.windows, folds, fit_predict, protocol, "nearest", "global")
+
+
+def _scored(windows: Windows, plan: list[Fold], fit_predict: Any, protocol: str, model: str, normalise: str) -> Evaluation:
+    from sklearn.metrics import confusion_matrix
+
+    predicted = np.full(len(windows), -1)
+    scores = []
+    for fold in plan:
+        y = windows.y[fold.test]
+        guess, parameters = fit_predict(fold)
+        predicted[fold.test] = guess
+        confusion = confusion_matrix(y, guess, labels=range(len(windows.classes)))
+        present = confusion.sum(axis=1) > 0
+        recall = np.diag(confusion)[present] / confusion.sum(axis=1)[present]
+        scores.append(
+            FoldScore(
+                fold.name, float(recall.mean()), float(np.mean(guess == y)), len(fold.train), len(fold.test), confusion.tolist(), parameters
+            )
+        )
+    majority = float(np.bincount(windows.y).max() / len(windows))
+    return Evaluation(
+        protocol, model, normalise, windows.classes, float(np.mean([score.balanced_accuracy for score in scores])),
+        float(np.mean([score.accuracy for score in scores])), majority, tuple(scores), predicted,
+    )  # fmt: skip

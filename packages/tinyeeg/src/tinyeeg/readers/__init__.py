@@ -1,0 +1,164 @@
+"""Files to recordings.
+
+`read`          one file of any known format, as a `Recording`
+`read_raw`      the same as an MNE `Raw`
+`read_folder`   all recordings of a folder; names give subject, state and session; copies are found by content
+`muse`, `emotiv`, `aci`, `xdf`   one file each; EDF, BDF, BrainVision, EEGLAB and FIF are read by MNE
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_shared.errors import InputError
+
+from tinyeeg.recording import Recording, Span
+
+if TYPE_CHECKING:
+    from mne.io import BaseRaw
+
+# subjecta-concentrating-1.csv, sub-03_task_rest_ses2.edf, S1-relaxed-2.csv; a name that does not match gives no state.
+PATTERN = r"(?P<subject>[A-Za-z]*[-_]?[A-Za-z0-9]+?)[-_](?P<state>[A-Za-z]+)[-_]?(?P<session>\d*)"
+MNE_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt", ".egi", ".mff", ".nedf")
+SUFFIXES = (".csv", ".mat", ".xdf", *MNE_SUFFIXES)
+
+
+def identify(stem: str, pattern: str = PATTERN) -> dict[str, str]:
+    """Subject, state and session from a file name without its ending; empty if the name does not fit the pattern.
+
+    Args:
+        stem: such as ``subjecta-concentrating-1``.
+        pattern: regular expression for the whole name with the groups ``subject``, ``state`` and ``session`` (any may be absent).
+    """
+    try:
+        match = re.fullmatch(pattern, stem)
+    except re.error as error:
+        raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from error
+    return {key: value for key, value in match.groupdict().items() if value} if match else {}
+
+
+def read(path: str | Path, *, sfreq: float | None = None) -> Recording:
+    """Read one recording of any known format; the format follows from the ending and, for CSV, from the header.
+
+    Args:
+        path: the file.
+        sfreq: sampling rate in Hz for CSV files without times.
+
+    Raises:
+        InputError: for an unknown ending or an unreadable file.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if suffix == ".csv":
+        return _csv_reader(path)(path, sfreq)
+    if suffix == ".mat":
+        from tinyeeg.readers.aci import read_aci_mat
+
+        return read_aci_mat(path)
+    if suffix == ".xdf":
+        from tinyeeg.readers.xdf import read_xdf
+
+        return read_xdf(path)
+    if suffix in MNE_SUFFIXES or path.name.endswith(".fif.gz"):
+        import mne
+
+        try:
+            raw = mne.io.read_raw(path, preload=True, verbose="error")
+        except Exception as error:
+            raise InputError(f"{path}: MNE cannot read it: {error}") from error
+        return Recording.from_raw(raw, name=path.name)
+    raise InputError(f"{path}: unknown ending {suffix!r}; known are {', '.join(SUFFIXES)}")
+
+
+def read_raw(path: str | Path, *, sfreq: float | None = None) -> BaseRaw:
+    """Read one recording as an MNE `Raw` in volts, its states as annotations."""
+    return read(path, sfreq=sfreq).to_raw()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds.
+
+    Attributes:
+        recordings: one per different content, in the order of their names.
+        copies: (file left out, file that it is a copy of).
+        left_out: (file, why) of habituation sessions and incomplete recordings.
+    """
+
+    recordings: tuple[Recording, ...]
+    copies: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def read_folder(
+    folder: str | Path, *, pattern: str = PATTERN, sfreq: float | None = None, suffixes: tuple[str, ...] = SUFFIXES, all_roles: bool = False
+) -> Folder:
+    """Read all recordings below a folder.
+
+    A file name that fits `pattern` gives subject, session and, if the file has no labels of its own, the state throughout.
+
+    Args:
+        folder: looked through with its subfolders; a single file is fine too.
+        pattern: see `identify`.
+        sfreq: sampling rate in Hz for CSV files without times.
+        suffixes: endings to read.
+            A folder with a file SYNTHETIC.txt (`tinyeeg generate`) gives recordings that are marked so.
+        all_roles: keep habituation sessions and incomplete recordings, which are left out otherwise.
+
+    Raises:
+        InputError: if the folder holds no recording, or a file cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such file or folder")
+    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    if not paths:
+        raise InputError(f"{folder} holds no recording; looked for *{', *'.join(suffixes)}")
+    kept: dict[str, Recording] = {}
+    copies, left_out = [], []
+    synthetic = folder.is_dir() and (folder / "SYNTHETIC.txt").exists()
+    named = {path for path in paths if "state" in identify(path.stem, pattern)}
+    for path in paths:
+        if path.suffix.lower() == ".csv" and named and path not in named:
+            # Beside recordings named by the pattern, other tables (features, logs) are no recordings.
+            left_out.append((path.name, "its name does not fit the pattern"))
+            continue
+        recording = replace(_named(read(path, sfreq=sfreq), path, pattern), synthetic=synthetic)
+        if recording.fingerprint in kept:
+            copies.append((str(path.relative_to(folder)) if folder.is_dir() else path.name, kept[recording.fingerprint].name))
+        elif recording.role and not all_roles:
+            left_out.append((recording.name, recording.role))
+        else:
+            kept[recording.fingerprint] = recording
+    if not kept:
+        raise InputError(f"{folder}: every recording is a habituation session or incomplete; --all-sessions keeps them")
+    return Folder(tuple(kept.values()), tuple(copies), tuple(left_out))
+
+
+def _named(recording: Recording, path: Path, pattern: str) -> Recording:
+    found = identify(path.stem, pattern)
+    if not found or path.suffix.lower() == ".mat":
+        return recording
+    spans = recording.spans or ((Span(0, recording.n_times, found["state"]),) if "state" in found else ())
+    return replace(recording, subject=found.get("subject", recording.subject), session=found.get("session", recording.session), spans=spans)
+
+
+def _csv_reader(path: Path) -> Callable[[Path, float | None], Recording]:
+    from tinyeeg.readers import emotiv, muse
+
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = "".join(file.readline() for _ in range(3)).casefold()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    if head.startswith("v1,v2,v3"):
+        return lambda path, sfreq: emotiv.read_eye_state_csv(path)
+    if "af3" in head and "fc5" in head:
+        return lambda path, sfreq: emotiv.read_emotiv_csv(path, sfreq=sfreq)
+    return lambda path, sfreq: muse.read_muse_csv(path, sfreq=sfreq)
