@@ -457,7 +457,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_places_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
-    for path, match in ((Path("/proc/c.safetensors"), "cannot write"), (tmp_path / "folder", "no checkpoint")):
+    (tmp_path / "file").write_text("")
+    for path, match in (
+        (tmp_path / "file" / "c.safetensors", "cannot write"),
+        (Path("/proc/c.safetensors"), "cannot write"),
+        (tmp_path / "folder", "no checkpoint"),
+    ):
         with pytest.raises(InputError, match=match):
             fit(model(), loader(), None, CONFIG, checkpoint=path)
 
@@ -507,6 +512,15 @@ def test_other_bad_calls_are_one_line():
     ]:
         with pytest.raises(InputError, match=match):
             fit(*arguments)
+    for x_BF, y_B, match in [
+        (torch.randn(4, 5), torch.zeros(4, dtype=torch.long), r"inputs of shape \(4, 5\)"),
+        (torch.randn(4, 4), torch.tensor([0, 1, 2, 3]), "labels run from 0 to 3, the model has 3 classes"),
+        (torch.randn(4, 4), torch.tensor([0, 1, 2, -1]), "labels run from -1"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            fit(model(), [(x_BF, y_B)], None, CONFIG)
+        with pytest.raises(InputError, match=match):
+            evaluate(model(), [(x_BF, y_B)])
     with pytest.raises(InputError, match="choose auto, cpu or cuda"):
         fit(model(), loader(), None, CONFIG, device="tpu")
 

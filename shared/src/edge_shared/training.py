@@ -275,7 +275,8 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> Metrics:
     right, loss, total = 0, 0.0, 0
     try:
         for inputs, labels in loader:
-            logits, labels = model(inputs.to(where)), labels.to(where)
+            labels = labels.to(where)
+            logits = _logits(model, inputs.to(where), labels)
             if not torch.isfinite(logits).all():
                 raise InputError(f"the model gives values that are not finite for samples {total} to {total + len(labels) - 1}")
             right += int((logits.argmax(1) == labels).sum())
@@ -468,9 +469,25 @@ def _optimizer(config: TrainConfig, parameters: Iterable[Any]) -> torch.optim.Op
 def _cross_entropy(label_smoothing: float) -> Callable[[nn.Module, Any], torch.Tensor]:
     def compute(model: nn.Module, batch: Any) -> torch.Tensor:
         inputs, labels = batch
-        return functional.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+        return functional.cross_entropy(_logits(model, inputs, labels), labels, label_smoothing=label_smoothing)
 
     return compute
+
+
+def _logits(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Run a classifier, and say it in one line if model and data do not fit."""
+    try:
+        logits = model(inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"the model cannot take inputs of shape {tuple(inputs.shape)} ({reason})") from error
+    if not labels.is_floating_point() and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise InputError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the model has {logits.shape[1]} classes (0 to {logits.shape[1] - 1})"
+        )
+    return logits
 
 
 def _check_finite(batch: Any, run: _Run) -> None:

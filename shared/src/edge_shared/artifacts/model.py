@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_shared.artifacts.evaluation import on_cpu_in_eval, one_output
 from edge_shared.artifacts.onnx import export_onnx
 from edge_shared.artifacts.recipe import from_recipe, to_recipe
 from edge_shared.errors import CheckFailed, InputError
@@ -156,18 +157,12 @@ def _parse(content: bytes, path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path} is no safetensors file: {' '.join(str(error).split())[:160]}") from error
 
 
-@torch.no_grad()
 def _same_outputs(model: nn.Module, rebuilt: nn.Module, example: torch.Tensor) -> None:
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.cpu().eval()
-    try:
-        inputs = example.detach().cpu()
-        expected, got = model(inputs.clone()), rebuilt(inputs.clone())
-        if not torch.equal(expected, got):
-            error = float((expected - got).abs().max()) if expected.shape == got.shape else float("nan")
-            raise CheckFailed(f"the saved {type(model).__name__} gives other outputs than the model itself (difference {error:.3g})")
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        model.to(home)
+    with on_cpu_in_eval(model):
+        expected = one_output(model, example.detach().cpu())
+        got = one_output(rebuilt, example.detach().cpu())
+    if not torch.isfinite(expected).all():
+        raise InputError(f"the {type(model).__name__} gives values that are not finite; it is not worth saving")
+    if not torch.equal(expected, got):
+        error = float((expected - got).abs().max()) if expected.shape == got.shape else float("nan")
+        raise CheckFailed(f"the saved {type(model).__name__} gives other outputs than the model itself (difference {error:.3g})")

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edge_shared.artifacts.evaluation import on_cpu_in_eval, one_output
 from edge_shared.errors import CheckFailed, InputError, require
 from edge_shared.files import atomic_path
 
@@ -40,26 +41,19 @@ def export_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, to
     """
     require("onnxruntime", "edge-shared[torch]")
     require("onnxscript", "edge-shared[torch]")
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.cpu().eval()
     one = example.detach().cpu()[:1]
     # Two samples to trace with: a batch of one would be taken for a constant.
     pair = torch.cat([one, one + 0.01 * torch.ones_like(one) if one.is_floating_point() else one])
-    try:
-        with atomic_path(path) as temporary:
-            with _quiet():
-                _export(model, pair, temporary)
-            error, largest = _difference(model, temporary, (one, torch.cat([pair, one])))
-            if not error <= tolerance * largest:
-                raise CheckFailed(
-                    f"{path}: ONNX Runtime differs from torch by {error:.3g} where outputs reach {largest:.3g} (tolerance {tolerance:g})"
-                )
-        return error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        model.to(home)
+    with on_cpu_in_eval(model), atomic_path(path) as temporary:
+        one_output(model, one)
+        with _quiet():
+            _export(model, pair, temporary)
+        error, largest = _difference(model, temporary, (one, torch.cat([pair, one])))
+        if not error <= tolerance * largest:
+            raise CheckFailed(
+                f"{path}: ONNX Runtime differs from torch by {error:.3g} where outputs reach {largest:.3g} (tolerance {tolerance:g})"
+            )
+    return error
 
 
 def quantize_onnx(path: str | Path, calibration: NDArray[np.float32] | Iterable[NDArray[np.float32]], out: str | Path) -> dict[str, Any]:
@@ -129,12 +123,11 @@ def _export(model: nn.Module, pair: torch.Tensor, path: Path) -> None:
         raise InputError(f"cannot export {type(model).__name__} to ONNX: {' '.join(str(error).split())[:240]}") from error
 
 
-@torch.no_grad()
 def _difference(model: nn.Module, path: Path, inputs: Iterable[torch.Tensor]) -> tuple[float, float]:
     session = _session(path)
     error = largest = 0.0
     for batch in inputs:
-        expected = model(batch).numpy()
+        expected = one_output(model, batch).numpy()
         got = session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0]
         if got.shape != expected.shape:
             raise CheckFailed(f"ONNX Runtime gives shape {got.shape}, torch {expected.shape}")

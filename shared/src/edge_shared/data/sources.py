@@ -122,8 +122,8 @@ def named(name: str) -> Sources:
 
 def at_path(path: Path) -> Sources:
     """The sources in a .npz file, a folder of IDX files, or an ImageFolder."""
-    if path.is_file():
-        if path.suffix != ".npz":
+    if not path.is_dir():
+        if path.suffix != ".npz" or not path.is_file():
             raise InputError(f"{path} is no data set: give a .npz file, a folder of IDX files or a folder with one subfolder per class")
         return _npz(path)
     if _idx_file(path, "train-images") is not None:

@@ -141,7 +141,7 @@ def load_images(name_or_path: str | Path, *, size: int | None = None, limit: int
         sources = named(text)
     else:
         path = Path(text).expanduser()
-        if not path.exists():
+        if not text or not path.exists():
             raise InputError(f"no data set named {text!r} and no such path; names: {', '.join(NAMES)}")
         sources = at_path(path)
     parts, dropped = _parts(sources.train, sources.val, sources.test, seed)
