@@ -1,0 +1,92 @@
+"""Fine-tuning after a removal: knowledge distillation from the dense network, unless the caller brings a training of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from edge_shared.training import Step, TrainConfig, fit
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from depthprune.methods import masks as weight_masks
+
+
+class Finetune(Protocol):
+    """What the pruner calls after every removal; it trains `model` in place."""
+
+    def __call__(self, model: fx.GraphModule, round_: int, masks: dict[str, Tensor], penalty: Callable[[nn.Module], Tensor] | None) -> None:
+        """Train; keep masked weights at zero; add the penalty to the loss.
+
+        Args:
+            model: to train in place.
+            round_: number of the round, from 1.
+            masks: float 0/1 by parameter name; weights at 0 stay 0.
+            penalty: term of the method, or None.
+        """
+
+
+@dataclass
+class Distill:
+    """Cross-entropy mixed with the dense network's soft targets (Hinton et al. 2015).
+
+    Attributes:
+        teacher: the dense network.
+        loader: training batches (x, y).
+        config: settings; the seed is shifted by the round.
+        weight: share of the distillation term, 0 to 1.
+        temperature: of the soft targets.
+        checkpoints: folder for resumable checkpoints, one per round and attempt.
+        device: auto, cpu or cuda.
+    """
+
+    teacher: nn.Module
+    loader: Iterable[Any]
+    config: TrainConfig
+    weight: float = 0.7
+    temperature: float = 3.0
+    checkpoints: Path | None = None
+    device: str = "auto"
+    calls: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.teacher = copy.deepcopy(self.teacher).eval().requires_grad_(False)
+
+    def __call__(self, model: fx.GraphModule, round_: int, masks: dict[str, Tensor], penalty: Callable[[nn.Module], Tensor] | None) -> None:
+        """One fine-tuning; a finished one found in `checkpoints` is only loaded."""
+        self.calls += 1
+
+        def loss(wrapped: nn.Module, batch: Any) -> Tensor:
+            x, y = batch[:2]
+            logits = wrapped(x)
+            self.teacher.to(x.device)
+            with torch.no_grad():
+                soft = F.log_softmax(self.teacher(x) / self.temperature, 1)
+            distance = F.kl_div(F.log_softmax(logits / self.temperature, 1), soft, log_target=True, reduction="batchmean")
+            total = (1 - self.weight) * F.cross_entropy(logits, y) + self.weight * self.temperature**2 * distance
+            return total if penalty is None else total + penalty(wrapped)
+
+        def keep_zero(step: Step) -> None:
+            weight_masks.apply(step.model, masks)
+
+        fit(
+            model,
+            self.loader,
+            None,
+            _seeded(self.config, self.config.seed + 1000 * self.calls),
+            loss=loss,
+            checkpoint=None if self.checkpoints is None else self.checkpoints / f"finetune-{self.calls}" / "checkpoint.safetensors",
+            on_step=keep_zero if masks else None,
+            device=self.device,
+            description=f"round {round_}: fine-tuning",
+        )
+
+
+def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
+    from dataclasses import replace
+
+    return replace(config, seed=seed)

@@ -1,0 +1,255 @@
+"""The whole job of `depthprune prune`: train (or load), shorten, merge, export, verify, time, report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from edge_shared.data.vision import ImageSet, load_images
+from edge_shared.errors import InputError
+from edge_shared.files import Run
+from edge_shared.training import TrainConfig, fit
+from torch import Tensor, fx, nn
+
+from depthprune.capture import capture
+from depthprune.entropy import count
+from depthprune.finetune import Distill
+from depthprune.fold import prepare
+from depthprune.latency import Comparison
+from depthprune.measure import Size, compare_onnx, compare_torch, size
+from depthprune.merge.borders import Mode
+from depthprune.merging import MergeResult, merge
+from depthprune.methods import make
+from depthprune.models import DEFAULT, build, load_weights
+from depthprune.pruner import DepthPruner, Outcome, accuracy_of
+
+# Beside the method's own accuracy test: samples that scores look at are enough for stable entropies.
+CALIBRATION_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Settings of a run; see ``depthprune prune --help`` for what each means."""
+
+    data: str
+    model: str = DEFAULT
+    weights: str | None = None
+    method: str = "easier"
+    layers: int | None = None
+    per_round: int | None = None
+    candidates: str = "mergeable"
+    tolerance: float = 0.01
+    epochs: int = 16
+    finetune_epochs: int = 5
+    batch_size: int = 64
+    lr: float = 0.05
+    finetune_lr: float = 0.02
+    size: int | None = None
+    limit: int | None = None
+    policy: str = "latency"
+    padding: Mode = "auto"
+    front_pad: bool = True
+    threads: int = 1
+    repeats: int = 300
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("threads", 1), ("repeats", 10)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it is at least {least}")
+        if not 0 <= self.tolerance <= 1:
+            raise InputError(f"--tolerance is {self.tolerance}; it is a share of accuracy, 0 to 1 (0.01 = one point)")
+
+
+@dataclass
+class PruneResult:
+    """What a run made.
+
+    Attributes:
+        dense, merged: the networks before and after (the latter of plain modules, in evaluation mode).
+        outcome: the loop's account.
+        merging: certificates, refusals, barriers.
+        before, after: counts.
+        accuracy_before, accuracy_after: on the test part, 0 to 1.
+        latency: per runtime.
+        onnx_error: largest difference between ONNX Runtime and torch, of the dense and the merged model.
+        entropies: of every activation of the dense network, in bits.
+        refused: why the merged network was given up for the unmerged one, if it was.
+        images: the data.
+    """
+
+    dense: nn.Module
+    merged: fx.GraphModule
+    outcome: Outcome
+    merging: MergeResult
+    before: Size
+    after: Size
+    accuracy_before: float
+    accuracy_after: float
+    latency: dict[str, Comparison]
+    onnx_error: dict[str, float]
+    entropies: dict[str, float]
+    images: ImageSet
+    refused: str | None = None
+    blocked: dict[str, str | None] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def prune(config: PruneConfig, run: Run, say: Callable[[str], None] = lambda line: None) -> PruneResult:
+    """Run the whole job in an open run folder; call `Run.commit` after the report is written.
+
+    Every training in it is checkpointed and everything between is computed from its result, so an interrupted run that
+    is opened again gives the same weights bit for bit on a CPU.
+
+    Raises:
+        InputError: bad settings, model, weights or data.
+        CheckFailed: the layers asked for cannot go within the accuracy allowed.
+    """
+    start = time.monotonic()
+    images = load_images(config.data, size=config.size, limit=config.limit, seed=config.seed)
+    torch.manual_seed(config.seed)
+    checkpoints = run.path / "checkpoints"
+    train = images.loader("train", config.batch_size, shuffle=True, seed=config.seed)
+    val = images.loader("val", 512)
+    example = next(iter(images.loader("val", 1)))[0]
+    dense = build(config.model, images.shape, len(images.classes), config.seed)
+    if config.weights is not None:
+        from edge_shared.artifacts import load_weights as read
+
+        fresh = load_weights(dense, read(config.weights), config.weights)
+        if fresh:
+            say(f"not loaded, for another number of classes: {', '.join(fresh)}")
+    dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.epochs:
+        say(
+            f"{images.name}: {len(images.train_y)} training, {len(images.val_y)} validation, {len(images.test_y)} test images {images.shape}"
+        )
+        settings = TrainConfig(
+            epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, seed=config.seed, warmup_epochs=min(1, config.epochs / 4)
+        )
+        fit(
+            dense,
+            train,
+            val,
+            settings,
+            checkpoint=checkpoints / "dense" / "checkpoint.safetensors",
+            description="training the dense network",
+        )
+    accuracy = accuracy_of(val)
+    say(f"dense network: validation accuracy {accuracy(dense):.4f}")
+    calibration = _some(images, "train", CALIBRATION_IMAGES)
+    graph = capture(copy.deepcopy(dense), example)
+    counts = count(graph, calibration)
+    entropies = {site: c.layer_entropy() for site, c in counts.items()}
+    outcome_pruner = DepthPruner(
+        dense,
+        example,
+        make(config.method, tolerance=config.tolerance),
+        calibration=calibration,
+        held_out=_some(images, "val", 1024),
+        evaluate=accuracy,
+        finetune=Distill(
+            dense,
+            train,
+            TrainConfig(epochs=config.finetune_epochs, batch_size=config.batch_size, lr=config.finetune_lr, seed=config.seed),
+            checkpoints=checkpoints,
+        ),
+        per_round=config.per_round or 1,
+        target=config.layers,
+        candidates=config.candidates,
+        front_pad=config.front_pad,
+        say=say,
+    )
+    if config.per_round is None:
+        outcome_pruner.per_round = max(1, round((config.layers or len(outcome_pruner.state.open_sites())) / 3))
+    outcome = outcome_pruner.run()
+    result = finish(dense, outcome, images, config, run.path, entropies, outcome_pruner.blocked, say)
+    result.seconds = time.monotonic() - start
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return result
+
+
+def finish(
+    dense: nn.Module,
+    outcome: Outcome,
+    images: ImageSet,
+    config: PruneConfig,
+    folder: Path,
+    entropies: dict[str, float],
+    blocked: dict[str, str | None],
+    say: Callable[[str], None],
+) -> PruneResult:
+    """Merge, save, verify and time; the default policy gives a merge up that does not make the network faster."""
+    from edge_shared.artifacts import save_model
+
+    dense = dense.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    short = outcome.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    example = next(iter(images.loader("val", 2)))[0]
+    # The dense network as it would be deployed: norms folded, so that the comparison is fair.
+    plain = prepare(capture(dense, example), example)
+    sample = _some(images, "val", 256)[0][0]
+    say(f"merging ({config.policy})")
+    merging = merge(
+        short,
+        example,
+        mode=config.padding,
+        policy=config.policy,
+        calibration=sample,
+        counts=outcome.counts,
+        threads=config.threads,
+        front_padded=outcome.front_padded,
+    )
+    normalisation = {"mean": list(images.mean), "std": list(images.std)}
+    errors = {}
+    for name, model in (("dense", plain), ("merged", merging.model)):
+        say(f"writing {name} model and checking it in ONNX Runtime")
+        saved = save_model(folder / name, model, example, classes=images.classes, normalisation=normalisation)
+        errors[name] = saved["onnx_max_abs_error"]
+    refused = None
+    if config.policy == "latency" and merging.certificates:
+        unmerged = merging.reference
+        save_model(folder / "unmerged", unmerged, example, classes=images.classes, normalisation=normalisation)
+        check = compare_onnx(folder / "unmerged" / "model.onnx", folder / "merged" / "model.onnx", example, config.repeats, config.threads)
+        if check.low > 1:
+            refused = f"the merged network took {check.ratio:.2f} times as long as the unmerged one, so nothing was merged"
+            say(refused)
+            shutil.rmtree(folder / "merged")
+            (folder / "unmerged").rename(folder / "merged")
+            merging.model, merging.certificates = unmerged, []
+        else:
+            shutil.rmtree(folder / "unmerged")
+    say("timing both networks in turn")
+    latency = {
+        "ONNX Runtime": compare_onnx(
+            folder / "dense" / "model.onnx", folder / "merged" / "model.onnx", example, config.repeats, config.threads
+        ),
+        "torch": compare_torch(plain, merging.model, example, config.repeats, config.threads),
+    }
+    test = accuracy_of(images.loader("test", 512))
+    return PruneResult(
+        dense, merging.model, outcome, merging, size(plain, example), size(merging.model, example), test(plain), test(merging.model),
+        latency, errors, entropies, images, refused, blocked,
+    )  # fmt: skip
+
+
+def _some(images: ImageSet, part: Any, limit: int) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of a part, about `limit` images, in memory."""
+    batches, seen = [], 0
+    for batch in images.loader(part, 256):
+        batches.append((batch[0], batch[1]))
+        seen += len(batch[1])
+        if seen >= limit:
+            break
+    return batches
+
+
+def settings(config: PruneConfig) -> dict[str, Any]:
+    """The settings as plain data, as a run folder keeps them."""
+    return json.loads(json.dumps(asdict(config)))
