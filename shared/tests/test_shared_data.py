@@ -116,10 +116,12 @@ def test_given_parts_are_kept_but_copies_of_test_leave_train(folder, tmp_path):
 def test_grey_files_stay_grey(tmp_path):
     generator = np.random.default_rng(0)
     for index in range(40):
-        target = tmp_path / f"class{index % 2}" / f"{index}.png"
+        target = tmp_path / ("bus", "train")[index % 2] / f"{index}.png"
         target.parent.mkdir(exist_ok=True)
         Image.fromarray(generator.integers(0, 255, (6, 6), dtype=np.uint8)).save(target)
-    assert load_images(tmp_path).shape == (1, 6, 6)
+    data = load_images(tmp_path)
+    assert data.shape == (1, 6, 6)
+    assert data.classes == ("bus", "train")
 
 
 def npz(path, **arrays):

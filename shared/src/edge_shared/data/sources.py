@@ -333,7 +333,7 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
 
 
 def _image_folder(folder: Path) -> Sources:
-    if (folder / "train").is_dir():
+    if (folder / "train").is_dir() and any(child.is_dir() for child in (folder / "train").iterdir()):  # not a class of trains
         classes = _class_folders(folder / "train")
         sources: dict[str, Source | None] = {"train": _folder_source(folder / "train", classes)}
         for part, names in (("val", ("val", "valid", "validation")), ("test", ("test",))):
