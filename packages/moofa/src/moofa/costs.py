@@ -18,15 +18,15 @@ from edge_shared.memory import peak, sram
 from edge_shared.network import Network, deployed
 
 from moofa.budget import Target
+from moofa.flatness import block_of
 from moofa.space import Choice, Genes, Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUMS = ("macs", "params", "norms", "weights", "channels")
-MEMORY_SUMS = ("items", "layers")
 MAXIMA = ("peak", "column_buffer", "kernel_buffer")
-_Share = tuple[int | None, np.ndarray, np.ndarray, np.ndarray]
+_Share = tuple[int | None, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Costs:
         peak_items, peak_bytes: peak memory under the target's model.
         ram: bytes of RAM needed on the target: what a memory budget limits.
         flash: bytes of weights, biases and scales.
-        flatness: mean over peak of the layers' memory.
+        flatness: see `moofa.flatness`.
     """
 
     macs: np.ndarray
@@ -80,7 +80,7 @@ class CostTable:
         self.patch_blocks = _patch_blocks(space) if target.memory_model == "E" else None
         """Model E: blocks that run in patches, the stem being the first: 5, or as many as every network of the space has."""
         self._patched_blocks = (self.patch_blocks or 1) - 1
-        self._prefixes: dict[bytes, tuple[int, int, int]] = {}
+        self._prefixes: dict[bytes, tuple[int, int]] = {}
         self._fill()
 
     def _fill(self) -> None:
@@ -94,8 +94,9 @@ class CostTable:
         places = sum(stage.depths[-1] for stage in space.stages)
         options = int(np.prod(shape))
         # One more row than options, all zero: a block that does not exist.
-        self._tables = [np.zeros((places, options + 1, len(names)), dtype=np.int64) for names in (SUMS, MEMORY_SUMS, MAXIMA)]
-        self._fixed = [np.zeros((shape[0], len(names)), dtype=np.int64) for names in (SUMS, MEMORY_SUMS, MAXIMA)]
+        self._tables = [np.zeros((places, options + 1, len(names)), dtype=np.int64) for names in (SUMS, MAXIMA)]
+        self._fixed = [np.zeros((shape[0], len(names)), dtype=np.int64) for names in (SUMS, MAXIMA)]
+        self._fixed_need = np.zeros(shape[0], dtype=np.int64)  # what the fixed first block needs
         first = 1 if space.first else 0
         for option in range(options):
             r, k, e = (int(index) for index in np.unravel_index(option, shape))
@@ -104,24 +105,22 @@ class CostTable:
                 for stage in space.stages
             )
             network = mobile.network(space.config(Choice(space.resolutions[r], blocks)))
-            for table in self._fixed:
+            for table in (*self._fixed, self._fixed_need):
                 table[r] = 0
-            for block, sums, memory_sums, maxima in self._shares(network):
-                fixed = block is None or block < first
-                place = [
-                    table[r] if block is None or fixed else table[block - first, option]
-                    for table in (self._fixed if fixed else self._tables)
-                ]
+            for block, sums, maxima in self._shares(network):
+                if block is None or block < first:
+                    place = [table[r] for table in self._fixed]
+                    if block is not None:
+                        self._fixed_need[r] = max(self._fixed_need[r], maxima[0])
+                else:
+                    place = [table[block - first, option] for table in self._tables]
                 place[0] += sums
-                place[1] += memory_sums
-                np.maximum(place[2], maxima, out=place[2])
+                np.maximum(place[1], maxima, out=place[1])
 
     def _shares(self, network: Network) -> Iterator[_Share]:
-        """Each layer's block (None outside of blocks), what it adds to both sums and how it enters the maxima."""
+        """Each layer's block (None outside of blocks), what it adds to the sums and how it enters the maxima."""
         model = self.target.memory_model
-        sums, memory_sums, maxima = (
-            {layer.name: np.zeros(len(names), dtype=np.int64) for layer in network.layers} for names in (SUMS, MEMORY_SUMS, MAXIMA)
-        )
+        sums, maxima = ({layer.name: np.zeros(len(names), dtype=np.int64) for layer in network.layers} for names in (SUMS, MAXIMA))
         for layer in network.layers:
             is_norm = layer.kind == "norm"
             sums[layer.name][:3] = (flops.forward(layer), 0 if is_norm else layer.params, layer.params if is_norm else 0)
@@ -134,21 +133,21 @@ class CostTable:
             fixed_in_patches = need.layer.startswith("blocks.0.") and self.space.first is not None and self._patched_blocks > 0
             if model == "E" and (need.layer.startswith("stem.") or fixed_in_patches):
                 continue
-            memory_sums[need.layer][:] = (need.items, 1)
             maxima[need.layer][0] = need.items
         if self.target.has_scratch:
             for layer in board.convs():
                 alone = sram(Network(layer.name, layer.inputs, (layer.output,), (layer,), board.tensors))
                 maxima[layer.name][1:] = (alone.column_buffer, alone.kernel_buffer)
         for name in sums:
-            block = int(name.split(".")[1]) if name.startswith("blocks.") else None
-            yield block, sums[name], memory_sums[name], maxima[name]
+            yield block_of(name), sums[name], maxima[name]
 
     def costs(self, rows: np.ndarray) -> Costs:
         """Costs of networks given as gene rows (n, columns), see `moofa.space.Genes`."""
         rows = np.asarray(rows, dtype=np.int64)
         _, kernels, expands = self._shape
-        sums, memory_sums, maxima = (table[rows[:, 0]] for table in self._fixed)
+        sums, maxima = (table[rows[:, 0]] for table in self._fixed)
+        needs = self._fixed_need[rows[:, 0]]
+        blocks = np.full(len(rows), 1 if self.space.first else 0)
         absent = self._tables[0].shape[1] - 1
         patched = self._patched(rows) if self.patch_blocks is not None else None
         rank = np.full(len(rows), 1 if self.space.first else 0)
@@ -159,28 +158,31 @@ class CostTable:
                 option = (rows[:, 0] * kernels + rows[:, kernel]) * expands + rows[:, expand]
                 if index >= stage.depths[0]:
                     option = np.where(depths > index, option, absent)
+                    blocks += depths > index
+                else:
+                    blocks += 1
                 sums += self._tables[0][place].take(option, axis=0)
                 if patched is not None:
                     in_patches = rank < self._patched_blocks
                     rank += option != absent
                     option = np.where(in_patches, absent, option)
-                memory_sums += self._tables[1][place].take(option, axis=0)
-                np.maximum(maxima, self._tables[2][place].take(option, axis=0), out=maxima)
+                block_maxima = self._tables[1][place].take(option, axis=0)
+                needs += block_maxima[:, 0]
+                np.maximum(maxima, block_maxima, out=maxima)
                 place += 1
         if patched is not None:
-            memory_sums += patched[:, 1:]
+            needs += patched[:, 1]
             np.maximum(maxima[:, 0], patched[:, 0], out=maxima[:, 0])
         macs, params, norms, weights, channels = sums.T
-        items, layers = memory_sums.T
         peak_items, column_buffer, kernel_buffer = maxima.T
         bits = self.target.bits
         peak_bytes = -(-peak_items * bits // 8)
         flash = -(-weights * bits // 8) + (4 if bits >= 32 else 8) * channels
         ram = self.target.ram(peak_bytes, flash, column_buffer + kernel_buffer)
-        return Costs(macs, params, params + norms, peak_items, peak_bytes, ram, flash, items / layers / peak_items)
+        return Costs(macs, params, params + norms, peak_items, peak_bytes, ram, flash, needs / blocks / peak_items)
 
     def _patched(self, rows: np.ndarray) -> np.ndarray:
-        """Model E's first part: (n, 3) largest need, sum of needs and number of layers, once per different beginning."""
+        """Model E's first part: (n, 2) largest need, and sum over its blocks of their largest need; once per different beginning."""
         keys = rows.copy()
         rank = np.full(len(rows), 1 if self.space.first else 0)
         for stage, depth_column, columns in zip(self.space.stages, self.genes.depth_columns, self.genes.block_columns, strict=True):
@@ -192,14 +194,17 @@ class CostTable:
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         return np.array([self._prefix(key) for key in unique], dtype=np.int64)[inverse.reshape(-1)]
 
-    def _prefix(self, key: np.ndarray) -> tuple[int, int, int]:
+    def _prefix(self, key: np.ndarray) -> tuple[int, int]:
         name = key.tobytes()
         if name not in self._prefixes:
             network = mobile.network(self.space.config(self.genes.decode(key)))
             starts = ("stem.", *(f"blocks.{index}." for index in range(self._patched_blocks)))
-            needs = peak(network, "E", patch_blocks=self.patch_blocks).per_layer
-            items = [need.items for need in needs if need.layer.startswith(starts)]
-            self._prefixes[name] = (max(items), sum(items), len(items))
+            needs = [need for need in peak(network, "E", patch_blocks=self.patch_blocks).per_layer if need.layer.startswith(starts)]
+            by_block: dict[int | None, int] = {}
+            for need in needs:
+                block = block_of(need.layer)
+                by_block[block] = max(by_block.get(block, 0), need.items)
+            self._prefixes[name] = (max(by_block.values()), sum(value for block, value in by_block.items() if block is not None))
         return self._prefixes[name]
 
 

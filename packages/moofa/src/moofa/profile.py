@@ -13,6 +13,7 @@ from edge_shared.memory import flash, peak, sram
 from edge_shared.network import Network, deployed
 
 from moofa.budget import Target, device_budget
+from moofa.flatness import flatness
 
 if TYPE_CHECKING:
     from edge_shared.devices import Device
@@ -56,7 +57,7 @@ class Profile:
         memory_model, bits, compat, device: what was asked for.
         utilisation: `sram_bytes` over the device's budget (`moofa.budget.device_budget`); None without a device.
         fits: whether that budget suffices, code in flash included; None without a device.
-        flatness: mean over peak of the layers' memory; 1 if every layer needs the same.
+        flatness: mean over the blocks of a block's largest need, over the peak; 1 if each needs the same.
         layers: every layer that the memory model counts.
     """
 
@@ -129,7 +130,6 @@ def profile(
         limits = device_budget(target).limits
         utilisation = needed / limits["ram"]
         fits = needed <= limits["ram"] and flash_bytes <= limits.get("flash", flash_bytes)
-    total = sum(layer.items for layer in found.per_layer)
     return Profile(
         name=config.name,
         macs=flops.macs(network),
@@ -146,7 +146,7 @@ def profile(
         device=device.name if device else None,
         utilisation=utilisation,
         fits=fits,
-        flatness=total / len(found.per_layer) / found.items,
+        flatness=flatness(found.per_layer, found.items),
         layers=_layers(network, model, found.per_layer) if with_layers else (),
     )
 

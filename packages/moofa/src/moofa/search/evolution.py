@@ -90,12 +90,40 @@ def evolve(
         order = np.argsort(-scores, kind="stable")
         population, scores = population[order], scores[order]
         elite = population[:keep]
-        children = _fresh(_children(archive.table, budget, elite, settings, rng), seen)[: settings.population - len(elite)]
+        children = _fresh(_children(archive.table, budget, elite, settings, rng), seen, settings.population - len(elite))
         if not len(children):
             continue
         population = np.vstack([elite, children])
         scores = np.concatenate([scores[: len(elite)], _scores(archive, children)])
-    return population[np.argsort(-scores, kind="stable")]
+    return _polish(archive, budget, population, scores, keep, seen)
+
+
+def _polish(archive: Archive, budget: Budget, population: np.ndarray, scores: np.ndarray, keep: int, seen: set[bytes]) -> np.ndarray:
+    """Try every single change of the best networks, again as long as the best one gets better."""
+    while True:
+        order = np.argsort(-scores, kind="stable")
+        population, scores = population[order], scores[order]
+        neighbours = np.vstack([_neighbours(archive.table, row) for row in population[:keep]])
+        neighbours = _fresh(_within(archive.table, budget, neighbours), seen)
+        if not len(neighbours):
+            return population
+        new = _scores(archive, neighbours)
+        before = scores[0]
+        population, scores = np.vstack([population, neighbours]), np.concatenate([scores, new])
+        if new.max() <= before:
+            return population[np.argsort(-scores, kind="stable")][: len(order)]
+
+
+def _neighbours(table: CostTable, row: np.ndarray) -> np.ndarray:
+    genes = table.genes
+    changed = []
+    for column in np.flatnonzero(genes.active(row[None])[0]):
+        for value in range(genes.sizes[column]):
+            if value != row[column]:
+                neighbour = row.copy()
+                neighbour[column] = value
+                changed.append(neighbour)
+    return genes.canonical(np.stack(changed)) if changed else row[None]
 
 
 def _scores(archive: Archive, rows: np.ndarray) -> np.ndarray:
@@ -103,9 +131,12 @@ def _scores(archive: Archive, rows: np.ndarray) -> np.ndarray:
     return archive.scores[places]
 
 
-def _fresh(rows: np.ndarray, seen: set[bytes]) -> np.ndarray:
-    keep = []
+def _fresh(rows: np.ndarray, seen: set[bytes], limit: int | None = None) -> np.ndarray:
+    """The first `limit` rows that were not seen yet; they are from now on."""
+    keep: list[int] = []
     for number, row in enumerate(np.ascontiguousarray(rows, dtype=np.int16)):
+        if len(keep) == limit:
+            break
         key = row.tobytes()
         if key not in seen:
             seen.add(key)

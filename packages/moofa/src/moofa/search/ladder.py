@@ -23,7 +23,7 @@ from moofa.search.evolution import Evolution, evolve, require_feasible
 
 RUNGS = {1: 48, 2: 8, 3: 4}
 """Rungs per limit, by the number of limits set."""
-RUNG = Evolution(population=100, generations=20, resolution_mutation=0.2)
+RUNG = Evolution(population=100, generations=12, resolution_mutation=0.2)
 """Evolution on one rung; it starts from the rungs below, so that few generations do."""
 EXHAUSTIVE_LIMIT = 100_000
 """Spaces up to this size are searched whole by method ``auto``."""
