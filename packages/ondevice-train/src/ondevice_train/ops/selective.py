@@ -212,6 +212,16 @@ class Selective(nn.Module):
         self.slice = nn.Parameter(self.slice_of(self.weight))
         self._seen = self.slice._version
 
+    def exchange(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Swap what is selected, slice parameter included, for another state of this layer; returns the present one.
+
+        For a look at other gradients in between: the weight must not have moved when the first state comes back.
+        """
+        self.sync()
+        now = (self.unit, self.channels, self.slice, self._seen)
+        self.unit, self.channels, self.slice, self._seen = state
+        return now
+
     def slice_of(self, weight: Tensor) -> Tensor:
         """The selected part of a full weight, copied (the shape of `slice`)."""
         assert self.channels is not None

@@ -71,14 +71,15 @@ class CostModel:
         if self.accounting not in ACCOUNTINGS:
             raise InputError(f"unknown accounting {self.accounting!r}; known: {', '.join(ACCOUNTINGS)}")
 
-    def _weights(self, layer: SelectableLayer) -> int:
+    def weights_of(self, layer: SelectableLayer) -> int:
+        """Weights of one channel or neuron of `layer`."""
         if self.unit != INPUT and layer.name in self.neuron_weights:
             return self.neuron_weights[layer.name]
         return layer.weights(self.unit)
 
     def of_channel(self, layer: SelectableLayer) -> int:
         """Cost of one channel of `layer`."""
-        weights = self._weights(layer)
+        weights = self.weights_of(layer)
         activations = layer.input_activations if self.unit == INPUT else layer.neuron_activations
         if self.accounting == "params":
             return weights
@@ -106,6 +107,11 @@ class CostModel:
     def owner(self) -> NDArray[np.int64]:
         """Index of the layer of every channel."""
         return np.repeat(np.arange(len(self.layers)), self.counts)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Index of the first channel of each layer."""
+        return np.cumsum([0, *self.counts])[:-1]
 
     def flat(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Indices of all channels of the named layers."""

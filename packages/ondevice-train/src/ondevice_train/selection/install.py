@@ -46,7 +46,7 @@ class SelectiveModel:
         model: any module that torch.export can trace.
         example: a batch of the size that will be trained on.
         head: module that always trains whole; the last layer if omitted.
-        biases: biases of the last so many layers train (norms' biases where the layer has a norm); 0 none.
+        biases: biases of the last so many layers train (norms' biases where the layer has a norm); 0 none, -1 all.
         smooth_bits: bits for the derivatives of Hardswish, SiLU and GELU: 8 or 4; 32 leaves those activations to torch.
 
     Attributes:
@@ -97,6 +97,7 @@ class SelectiveModel:
         self.selection = Selection.nothing()
 
     def _bias_modules(self, count: int, norm_of: dict[str, str], modules: dict[str, nn.Module]) -> list[str]:
+        count = len(self.layers) if count == -1 else count
         if count > len(self.layers):
             raise InputError(f"biases of the last {count} layers are asked for; the model has {len(self.layers)}")
         names = [norm_of.get(layer.name, layer.name) for layer in self.layers[len(self.layers) - count :]] if count else []

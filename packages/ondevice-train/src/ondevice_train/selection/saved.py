@@ -97,9 +97,13 @@ class SavedModel:
         masks, other, _ = self._base(touched, unit)
         return masks + other
 
+    def needs_gradient(self, selection: Selection) -> dict[str, bool]:
+        """For each call whether the gradient of its main input is computed."""
+        return self._needs_grad(frozenset(name for name, channels in selection.channels.items() if channels))
+
     def mask_elements(self, selection: Selection) -> int:
         """Elements whose activation keeps a mask or a rounded derivative, at the network's batch size."""
-        needs = self._needs_grad(frozenset(name for name, channels in selection.channels.items() if channels))
+        needs = self.needs_gradient(selection)
         packed = self.replaced.activations
         return sum(layer.in_items for layer in self.network.layers if (layer.module or layer.name) in packed and needs[layer.name])
 

@@ -1,0 +1,92 @@
+"""The models that can be fine-tuned: by name (tables, torchvision, timm) or from a model folder, with weights from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from edge_shared import architectures
+from edge_shared.artifacts import load_artifact, load_weights
+from edge_shared.errors import InputError, require
+from edge_shared.trace import trace
+from torch import nn
+
+from ondevice_train.selection.install import find_head
+
+
+def build(name: str, *, classes: int, size: int, weights: str | Path | None = None, seed: int = 0) -> tuple[nn.Module, str]:
+    """A model with a classifier of `classes` outputs.
+
+    Args:
+        name: an architecture of `edge_shared.architectures`, a torchvision classifier, ``timm:NAME``, or a folder that
+            `edge_shared.artifacts.save_model` wrote.
+        classes: outputs. A head of another width is replaced by a fresh one.
+        size: side of the input in pixels.
+        weights: a state dict (safetensors, or torch with weights_only); a head that does not fit is left out.
+        seed: of fresh weights.
+
+    Returns:
+        The model and the qualified name of its head.
+
+    Raises:
+        InputError: unknown name, or weights of another architecture.
+    """
+    torch.manual_seed(seed)
+    if Path(name).is_dir():
+        model = load_artifact(name).model
+    elif name.startswith("timm:"):
+        require("timm", "edge-shared[torch]")
+        import timm
+
+        if name[5:] not in timm.list_models():
+            raise InputError(f"--model {name}: timm has no such model")
+        model = timm.create_model(name[5:], pretrained=False, num_classes=classes)
+    elif name in architectures.names() or name.startswith("mobilenet_v2"):
+        model = architectures.module(name, classes=classes, resolution=size)
+    else:
+        import torchvision
+
+        if name not in torchvision.models.list_models(module=torchvision.models):
+            known = ", ".join(architectures.names())
+            raise InputError(f"--model {name}: unknown; give one of {known}, a torchvision classifier, timm:NAME or a model folder")
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    head = find_head(model, trace(model.eval(), torch.zeros(2, 3, size, size)))
+    layer = model.get_submodule(head)
+    if isinstance(layer, nn.Linear) and layer.out_features != classes:
+        model.set_submodule(head, nn.Linear(layer.in_features, classes))
+    elif isinstance(layer, nn.Conv2d) and layer.out_channels != classes:
+        raise InputError(f"--model {name}: its head is a convolution of {layer.out_channels} outputs; the data has {classes} classes")
+    if weights is not None:
+        _load(model, head, load_weights(weights), f"--weights {weights}")
+    return model.train(), head
+
+
+@torch.no_grad()
+def calibrate_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Set the statistics of every BatchNorm to the mean over `batches` of inputs: fresh weights have none worth freezing."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    model.train()
+    for inputs in batches:
+        model(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(training)
+
+
+def _load(model: nn.Module, head: str, state: dict[str, torch.Tensor], where: str) -> None:
+    own = model.state_dict()
+    inside = f"{head}."
+    fits = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    for name in own:
+        if name not in fits and not name.startswith(inside) and not name.endswith("num_batches_tracked"):
+            got = f"has shape {tuple(state[name].shape)} there, {tuple(own[name].shape)} here" if name in state else "is missing there"
+            raise InputError(f"{where}: weights of another architecture: {name} {got}")
+    model.load_state_dict({**own, **fits})
