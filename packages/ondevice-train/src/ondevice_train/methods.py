@@ -87,8 +87,24 @@ BASELINES: dict[str, Method] = {
     "lora": Method("low-rank adapters of PEFT on every linear layer and convolution", "baseline", "ondevice_train.selection.lora:prepare"),
 }
 
-COMPRESSION: dict[str, Method] = {}
-"""Filled by the compression methods: activation and weight compression of the trained layers."""
+_FITTING = "ondevice_train.compression.fitting"
+
+COMPRESSION: dict[str, Method] = {
+    "asi": Method("low-rank inputs by warm subspace iteration, our fast order", "compression", f"{_FITTING}:asi"),
+    "asi-paper": Method("low-rank inputs by subspace iteration as published (ICML 2025)", "compression", f"{_FITTING}:asi_paper"),
+    "hosvd": Method("low-rank inputs by HOSVD at every step (NeurIPS 2024)", "compression", f"{_FITTING}:hosvd"),
+    "svd": Method("low-rank inputs by SVD at every step, rebuilt for dW", "compression", f"{_FITTING}:svd"),
+    "wasi": Method("factored linear weights trained as factors, low-rank inputs", "compression", f"{_FITTING}:wasi"),
+    "fixed-bases": Method("inputs projected on bases that never change (calibrated or cosine)", "compression", f"{_FITTING}:fixed_bases"),
+    "quantise": Method("inputs kept in 8 or 4 bits", "compression", f"{_FITTING}:quantise"),
+    "gradient-filter": Method(
+        "inputs and gradients pooled on patches; dX approximate (CVPR 2023)", "compression", f"{_FITTING}:gradient_filter"
+    ),
+    "auto": Method("per layer the fastest of exact, low rank, 8 or 4 bits within the budget", "compression", f"{_FITTING}:auto"),
+    "checkpointing": Method("blocks run again in the backward pass, exact", "baseline", f"{_FITTING}:checkpointing"),
+    "plain": Method("plain PyTorch on the last layers or all", "baseline", f"{_FITTING}:plain"),
+}
+"""Activation and weight compression of the trained layers, and the baselines that they are held against."""
 
 METHODS: dict[str, Method] = {**SELECTION, **COMPRESSION, **BASELINES}
 

@@ -77,18 +77,23 @@ def hosvd_ranks(x: Tensor, epsilons: Sequence[float], rule: Rule = "per-mode") -
 
 
 class HOSVD(TuckerCodec):
-    """Tucker form recomputed at every step; `ranks` shows those of the last step when epsilon drives them."""
+    """Tucker form recomputed at every step.
+
+    Attributes:
+        epsilon: explained variance that chooses the ranks at every step; None keeps `ranks` fixed.
+        ranks: of the last step where epsilon drives them (before the first: those expected, for predictions).
+    """
 
     def __init__(
         self,
-        epsilon: float | None = 0.8,
+        epsilon: float | None = None,
         ranks: Sequence[int] | None = None,
         order: Order = "paper",
         rule: Rule = "per-mode",
         solver: Solver = "gram",
     ) -> None:
         super().__init__(ranks, order, identity=False)
-        self.epsilon = epsilon if ranks is None else None
+        self.epsilon = epsilon
         self.rule: Rule = rule
         self.solver: Solver = solver
 

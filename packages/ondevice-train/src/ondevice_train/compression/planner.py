@@ -82,7 +82,8 @@ def plan(
         max_error: ``auto`` leaves out options whose gradient error exceeds this share of the gradient (freezing aside).
 
     Returns:
-        A plan whose `predicted_bytes` never exceeds the budget.
+        A plan whose `predicted_bytes` never exceeds the budget. Without a budget, HOSVD and SVD choose their ranks at every step;
+        the predicted bytes are then those of the example.
 
     Raises:
         InputError: unknown method, layer or setting.

@@ -42,10 +42,12 @@ def codec_for(choice: LayerChoice, plan: Plan, module: nn.Module) -> Codec:
         assert isinstance(geometry, ConvGeometry)
         return GradientFilter(choice.patch, geometry)
     shortcut = choice.choice == "shortcut"
+    # Under a budget the ranks of the plan are a promise; without one these methods choose them at every step.
+    follows = choice.epsilon if plan.budget is None else None
     if plan.method == "svd":
-        return SVD(choice.epsilon, choice.ranks[0] if choice.ranks else None)
+        return SVD(follows, choice.ranks[0] if choice.ranks else None)
     if plan.method == "hosvd":
-        return HOSVD(choice.epsilon, choice.ranks, order="paper" if shortcut else "rebuild")
+        return HOSVD(follows, choice.ranks, order="paper" if shortcut else "rebuild")
     assert choice.ranks is not None
     if plan.method == "asi-paper":
         return ASIPaper(choice.ranks, order="paper" if shortcut else "rebuild")

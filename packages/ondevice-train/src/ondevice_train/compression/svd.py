@@ -18,12 +18,12 @@ class SVD(Codec):
     |A - Ã|² / |A|² is exactly 1 minus the explained variance. Memory: K (B + n / B) elements.
 
     Attributes:
-        epsilon: explained variance that chooses K at every step, unless `rank` is given.
-        rank: K; the one of the last step when epsilon drives it.
+        epsilon: explained variance that chooses K at every step; None keeps `rank` fixed.
+        rank: K; the one of the last step where epsilon drives it (before the first: the one expected).
     """
 
-    def __init__(self, epsilon: float | None = 0.8, rank: int | None = None) -> None:
-        self.epsilon = epsilon if rank is None else None
+    def __init__(self, epsilon: float | None = None, rank: int | None = None) -> None:
+        self.epsilon = epsilon
         self.rank = rank
         self._shape: tuple[int, ...] = ()
 
