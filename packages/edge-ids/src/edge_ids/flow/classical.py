@@ -66,7 +66,8 @@ class IsolationForest:
                 node = np.where(x_EF[rows, feature[node]] <= threshold[node], left[node], right[node])
             lengths += length[node]
         expected = len(a["feature"]) * float(_average_path(np.array([samples]))[0])
-        return np.exp2(-lengths / expected)
+        # A forest grown on one flow has no paths: every score is 1.
+        return np.exp2(-lengths / max(expected, 1e-12))
 
 
 class PCA:
