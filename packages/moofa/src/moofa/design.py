@@ -22,7 +22,6 @@ from moofa.flatness import flatness
 from moofa.space import Activation, Space, Stage, Stem
 
 STEM_WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
-GROWTHS = (4.0, 3.5, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Design:
         space: the space.
         budget: what it was solved for.
         largest, smallest: costs of its two ends.
-        growth: largest factor between widths that the flash limit left; 4 is no restriction.
+        cap: largest width that the flash limit left; None if it restricts nothing.
         control: flatness of the largest network of a space with Once-For-All-like widths that has the same budget, and its
             widths: what the design is better than.
     """
@@ -69,7 +68,7 @@ class Design:
     budget: Budget
     largest: dict[str, float]
     smallest: dict[str, float]
-    growth: float
+    cap: int | None
     control: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,25 +90,21 @@ def design(budget: Budget, target: Target, config: DesignConfig) -> Design:
         raise InputError("a design needs a RAM budget, such as --budget 256kB, or a device")
     if config.resolution < 4:
         raise InputError(f"resolution {config.resolution} is too small; at least 4 pixels")
-    best: tuple[tuple[float, float], Space, float] | None = None
+    best: tuple[tuple[float, float], Space, int | None] | None = None
     for stride in (1, 2):
         for stem in STEM_WIDTHS:
-            for growth in GROWTHS:
-                space = _solve(budget, target, config, Stem(out=stem, stride=stride), growth)
-                if space is None:
-                    break  # a smaller growth does not make the stem or the first stage fit
-                if budget.flash is None or _flash(space, target) <= budget.flash:
-                    even, macs = _quality(space, target)
-                    if best is None or (round(even, 2), macs) > best[0]:
-                        best = ((round(even, 2), macs), space, growth)
-                    break
+            space, cap = _within_flash(budget, target, config, Stem(out=stem, stride=stride))
+            if space is not None:
+                even, macs = _quality(space, target)
+                if best is None or (round(even, 2), macs) > best[0]:
+                    best = ((round(even, 2), macs), space, cap)
     if best is None:
         _refuse(budget, target, config)
     assert best is not None
-    _, space, growth = best
+    _, space, cap = best
     table = CostTable(space, target)
     ends = table.costs(table.genes.encode([space.largest(), space.smallest()]))
-    return Design(space, budget, ends.row(0), ends.row(1), growth, control(budget, target, space))
+    return Design(space, budget, ends.row(0), ends.row(1), cap, control(budget, target, space))
 
 
 def control(budget: Budget, target: Target, space: Space) -> dict[str, Any]:
@@ -157,7 +152,21 @@ def _space(config: DesignConfig, stem: Stem, strides: tuple[int, ...], widths: l
     )
 
 
-def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, growth: float) -> Space | None:
+def _within_flash(budget: Budget, target: Target, config: DesignConfig, stem: Stem) -> tuple[Space | None, int | None]:
+    """The solved space, its widths cut at the largest cap that the flash limit allows: late stages hold most weights."""
+    space = _solve(budget, target, config, stem)
+    if space is None or budget.flash is None or _flash(space, target) <= budget.flash:
+        return space, None
+    low, high = 1, max(stage.width for stage in space.stages) // config.divisor
+    while high - low > 1:
+        middle = (low + high) // 2
+        narrower = _solve(budget, target, config, stem, middle * config.divisor)
+        low, high = (middle, high) if narrower is not None and _flash(narrower, target) <= budget.flash else (low, middle)
+    space = _solve(budget, target, config, stem, low * config.divisor)
+    return (space, low * config.divisor) if space is not None and _flash(space, target) <= budget.flash else (None, None)
+
+
+def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, cap: int = 8192) -> Space | None:
     strides = _strides(config, stem.stride)
     widths: list[int] = []
     for index in range(len(strides)):
@@ -167,8 +176,7 @@ def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, gro
         def fits(width: int, tail: list[int] = tail) -> bool:
             return _ram(_space(config, stem, strides, [*widths, width, *tail]), target)[0] <= (budget.ram or 0)
 
-        limit = 8192 if not widths else int(widths[-1] * growth)
-        top = max(1, limit // config.divisor)
+        top = max(1, cap // config.divisor)
         if not fits(config.divisor):
             return None
         low, high = 1, 2
