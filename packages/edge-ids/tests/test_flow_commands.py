@@ -1,6 +1,8 @@
 """`edge-ids flow` as users and other tools call it: JSON, exit codes, files, resume, no torch."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -49,10 +51,13 @@ def test_train_prints_one_document(data, tmp_path, capsys, model, split):
         document["metrics"]
     )
     assert document["metrics"]["flows_per_second"] > 0
-    assert document["parts"]["train"]["flows"] + document["parts"]["val"]["flows"] + document["parts"]["test"]["flows"] == 1240
-    assert set(document["controls"]) == (set() if model == "iforest" else {"untrained", "iforest"})
+    counts = document["data"]["counts"]
+    assert counts["train"] + counts["val"] + counts["test"] == 1240
+    assert set(document["metrics"]["controls"]) == (set() if model == "iforest" else {"untrained", "iforest"})
     assert document["cost"]["model_bytes"] == (tmp_path / "m" / "model.safetensors").stat().st_size
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["config.json", "model.json", "model.safetensors", "result.json"]
+    files = {path.name for path in (tmp_path / "m").iterdir()}
+    assert files == {"config.json", "model.json", "model.safetensors", "result.json", "report.html", "scores.png", "scores.svg",
+                     "precision-recall.png", "precision-recall.svg"}  # fmt: skip
     assert json.loads((tmp_path / "m" / "result.json").read_text())["metrics"] == document["metrics"]
 
 
@@ -74,7 +79,7 @@ def test_run_streams_eve_lines_and_a_summary(trained, data, capsys):
     assert summary["metrics"]["alerts"] == len(alerts) > 0
     first = alerts[0]
     assert {"timestamp", "event_type", "flow_id", "src_ip", "src_port", "dest_ip", "dest_port", "proto", "alert"} == set(first)
-    assert first["alert"]["metadata"]["score"] > first["alert"]["metadata"]["threshold"] == summary["threshold"]
+    assert first["alert"]["metadata"]["score"] > first["alert"]["metadata"]["threshold"] == summary["metrics"]["threshold"]
     assert first["alert"]["metadata"]["explanation"]["flow"][0]["feature"] in NF_V2
 
 
@@ -89,7 +94,7 @@ def test_a_killed_run_resumes_to_the_same_alerts(trained, data, tmp_path, capsys
     def dying(self, table):
         seen.append(len(table))
         if len(seen) == 9:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return feed(self, table)
 
     monkeypatch.setattr(FlowMonitor, "feed", dying)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,11 +57,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a detector on benign flows, calibrate its threshold, test it."""
-    from edge_shared.files import open_run, write_json
+    from edge_shared.files import open_run
 
     from edge_ids.flow import sources
     from edge_ids.flow.detector import Horizon
     from edge_ids.flow.fit import CHECKPOINT, FitConfig, fit
+    from edge_ids.flow.report import write_report
 
     if data is None and resume is None:
         raise InputError("--data FILE is missing: give a .csv(.gz), .parquet, .pcap, conn.log or eve.json file")
@@ -74,24 +79,12 @@ def train(
         config = FitConfig(**stored | {"horizon": Horizon(**stored["horizon"]), "exclude": tuple(stored["exclude"])})
     result = fit(config, checkpoint=run.path, on_epoch=say)
     result.detector.save(run.path)
-    document = _document(result) | {
-        "command": "edge-ids flow train", "config": asdict(config),
-        "data": {"path": config.data, "sha256": sources.fingerprint(config.data), "flows": sum(p["flows"] for p in result.parts.values())},
-        "artifacts": {"model": str(run.out / "model.json"), "weights": str(run.out / "model.safetensors")},
-    }  # fmt: skip
-    document["cost"]["model_bytes"] = (run.path / "model.safetensors").stat().st_size
-    write_json(run.path / "result.json", document)
+    cost = result.cost | {"model_bytes": (run.path / "model.safetensors").stat().st_size, "peak_rss_bytes": _peak_rss()}
+    outcome = write_report(run.path, config, result, sources.fingerprint(config.data), "edge-ids flow train", cost)
     for leftover in run.path.glob(f"{Path(CHECKPOINT).stem}*"):
         leftover.unlink()
     run.commit()
-    emit(document, json, lambda console: _show(console, result, run.out))
-
-
-def _document(result: FitResult) -> dict[str, Any]:
-    fields = ("model", "split", "seed", "metrics", "controls", "parts", "training")
-    return {name: getattr(result, name) for name in fields} | {
-        "threshold": asdict(result.threshold), "stream_threshold": asdict(result.stream_threshold), "cost": result.cost | {"peak_rss_bytes": _peak_rss()},
-    }  # fmt: skip
+    emit(outcome, json, lambda console: _show(console, result, run.out))
 
 
 def _peak_rss() -> int:
@@ -102,14 +95,21 @@ def _peak_rss() -> int:
 
 
 def _show(console: Console, result: FitResult, out: Path) -> None:
-    names = ("pr_auc", "benign_pr_auc", "roc_auc", "macro_f1", "false_alarm_rate", "flows_per_second")
-    lines = [(result.model, result.metrics), (f"{result.model}, as a stream", result.metrics["stream"])]
-    lines += [(f"control: {name}", figures) for name, figures in result.controls.items()]
-    rows = [[name, *(figures.get(key) for key in names)] for name, figures in lines]
-    console.print(table(f"test flows, split {result.split}", ["model", *names], rows))
+    from edge_ids.flow.report import lines_of
+
+    names = {
+        "pr_auc": "PR-AUC",
+        "benign_pr_auc": "benign",
+        "roc_auc": "ROC",
+        "macro_f1": "F1",
+        "false_alarm_rate": "FAR",
+        "flows_per_second": "flows/s",
+    }
+    rows = [[name, *(figures.get(key) for key in names)] for name, figures in lines_of(result)]
+    console.print(table(f"test flows, split {result.split}", ["model", *names.values()], rows))
     share = result.metrics["prevalence"]
-    if share is not None:
-        console.print(f"attacks are {share:.1%} of the test flows: a coin has that PR-AUC. Model in {out}")
+    coin = "" if share is None else f"attacks are {share:.1%} of the test flows: a coin has that PR-AUC; "
+    console.print(f"{coin}model and report in {out}")
 
 
 @app.command()
@@ -132,7 +132,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Score flows as they come; alerts are EVE JSON lines (with --json on stdout, the last line a summary; with --out in alerts.jsonl)."""
-    from edge_shared.files import open_run, write_json
+    from edge_shared.files import open_run
+    from edge_shared.report import DataInfo, Result, write_result
 
     from edge_ids.alerts import EveWriter, Metrics, MetricsServer, SyslogWriter
     from edge_ids.alerts import eve as record
@@ -176,25 +177,31 @@ def run(
             elif writer is None:
                 say(_line(alert))
 
-    try:
-        since = 0
-        for part in sources.read(source, format, batch, allow_truncated):
-            # What an interrupted run had taken in already is skipped.
-            if skip >= len(part):
-                skip -= len(part)
-                continue
-            part = detector.check(part.rows(slice(skip, None)), source)
-            skip = 0
-            deliver(monitor.feed(part))
-            since += len(part)
-            if state_path is not None and alerts_path is not None and since >= 100_000:
-                monitor.save(state_path, alerts_path.stat().st_size)
-                since = 0
-        deliver(monitor.flush())
-    except KeyboardInterrupt:
+    def save() -> None:
         if state_path is not None and alerts_path is not None:
             monitor.save(state_path, alerts_path.stat().st_size)
-        raise
+
+    try:
+        since = 0
+        with _stop_between_batches() as check:
+            for part in sources.read(source, format, batch, allow_truncated):
+                # What an interrupted run had taken in already is skipped.
+                if skip >= len(part):
+                    skip -= len(part)
+                    continue
+                part = detector.check(part.rows(slice(skip, None)), source)
+                skip = 0
+                deliver(monitor.feed(part))
+                since += len(part)
+                try:
+                    check()
+                except KeyboardInterrupt:
+                    save()
+                    raise
+                if since >= 100_000:
+                    save()
+                    since = 0
+            deliver(monitor.flush())
     finally:
         if writer is not None:
             writer.close()
@@ -202,24 +209,44 @@ def run(
             remote.close()
         if server is not None:
             server.close()
-    document = {
-        "event_type": "summary",
-        "metrics": asdict(monitor.summary),
-        "model": detector.kind,
-        "threshold": monitor.threshold,
-        "source": source,
-    }
-    document["cost"] = {"peak_rss_bytes": _peak_rss()}
+    cost = {"peak_rss_bytes": _peak_rss()}
+    metrics_of_run = asdict(monitor.summary) | {"threshold": monitor.threshold}
     if folder is not None and state_path is not None:
         state_path.unlink(missing_ok=True)
-        document["artifacts"] = {"alerts": str(folder.out / "alerts.jsonl")}
-        write_json(folder.path / "result.json", document)
+        outcome = Result(command="edge-ids flow run", metrics=metrics_of_run, cost=cost, artifacts={"alerts": "alerts.jsonl"},
+                         data=DataInfo(name=source), settings=settings | {"model": str(model), "kind": detector.kind})  # fmt: skip
+        write_result(folder.path, outcome)
         folder.commit()
     if json:
-        emit_line(document)
+        emit_line({"event_type": "summary", "metrics": metrics_of_run, "cost": cost, "model": detector.kind, "source": source})
         return
-    rows = [[name.replace("_", " "), value] for name, value in asdict(replace(monitor.summary)).items()]
-    emit(document, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
+    rows = [[name.replace("_", " "), value] for name, value in metrics_of_run.items()]
+    emit(metrics_of_run, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
+
+
+@contextmanager
+def _stop_between_batches() -> Iterator[Callable[[], None]]:
+    """Ctrl-C is heard between batches, where the state is whole; a second one at once. Yields the function that asks."""
+    asked = False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _line(alert: Alert) -> str:

@@ -76,6 +76,11 @@ class FitResult:
         cost: parameters, seconds, bytes.
         parts: flows, benign and attack, of train, val and test.
         training: per-epoch record of a torch model.
+        detector: the trained detector.
+        test_rows: rows of the test flows in the table.
+        test_scores: their scores, whole-file.
+        test_label: their labels; None without.
+        timed: whether the flows have times.
     """
 
     model: str
@@ -90,6 +95,9 @@ class FitResult:
     training: dict[str, Any] | None
     detector: Detector = field(repr=False)
     test_rows: Array = field(repr=False)
+    test_scores: Array = field(repr=False)
+    test_label: Array | None = field(repr=False)
+    timed: bool
 
 
 def read_all(config: FitConfig) -> FlowTable:
@@ -162,6 +170,7 @@ def fit(
         "outside": [float(((x_val[good] < 0) | (x_val[good] > 1)).mean()) if good.any() else 0.0],
     }
     metrics: dict[str, Any] = _figures(detector, config, val, x_val, test)
+    test_scores = detector.score_table(test)
     stream_began = time.perf_counter()
     scores = stream_scores(detector, test)
     stream_speed = len(test) / (time.perf_counter() - stream_began)
@@ -176,6 +185,7 @@ def fit(
     return FitResult(
         config.model, config.split, config.seed, metrics, controls, detector.threshold, detector.stream_threshold,
         {"parameters": parameters, "training_seconds": seconds}, parts, training, detector, rows.test,
+        test_scores, test.label, table.start is not None,
     )  # fmt: skip
 
 

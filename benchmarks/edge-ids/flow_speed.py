@@ -1,0 +1,163 @@
+"""Training, inference and ingest speed and peak memory, on rows replicated from NF-BoT-IoT-v2 with noise (SYNTHETIC; for timing only).
+
+Run: python benchmarks/edge-ids/flow_speed.py [--threads 1]
+The official GraphIDS (PyG branch, UNSW-v2 settings, batch 32,768, 2 threads, 100,000 flows, this kind of machine): 17,500 flows/s training loop only,
+29,000 to 42,000 flows/s inference with sampling, 3.0 GB peak. Other programs ran on this machine at the same time, so CPU seconds stand beside wall seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from edge_ids.flow.fit import FitConfig, read_all
+from edge_shared.files import write_json
+from edge_shared.report import environment
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "benchmarks" / "results" / "edge-ids-flow-speed.json"
+FILE = ROOT.parent / "shared" / "data" / "ids" / "netflow_nf_botiot_v2" / "botiot_mini.csv.gz"
+OFFICIAL = {"training_flows_per_second": 17_500, "inference_flows_per_second": [29_000, 42_000], "peak_bytes": 3.0e9, "threads": 2}
+
+
+def timed(function, count):
+    began, cpu = time.perf_counter(), time.process_time()
+    function()
+    wall, used = time.perf_counter() - began, time.process_time() - cpu
+    return {
+        "flows": count,
+        "wall_seconds": wall,
+        "cpu_seconds": used,
+        "flows_per_second": count / wall,
+        "flows_per_cpu_second": count / used,
+    }
+
+
+def models(flows: int, threads: int) -> dict:
+    """One process: scale, train one epoch, score."""
+    import torch
+    from edge_ids.flow import neural
+    from edge_ids.flow.graph import in_means
+    from edge_ids.flow.presets import PAPER, preset
+    from edge_ids.flow.scaling import Scaler
+    from edge_ids.flow.synthetic import replicate
+
+    torch.set_num_threads(threads)
+    table = replicate(read_all(FitConfig(str(FILE))), flows)
+    x = Scaler.fit(table.features, "minmax").transform(table.features)
+    settings = {
+        "graphids unsw-v2": ("graphids", PAPER["unsw-v2"]), "graphids cse-v2": ("graphids", PAPER["cse-v2"]),
+        "simpleae": ("simpleae", preset("own", "simpleae", "nf-v2")), "edge-aware": ("edge-aware", preset("own", "edge-aware", "nf-v2")),
+    }  # fmt: skip
+    rows = {}
+    hosts = len(table.hosts)
+    for name, (kind, config) in settings.items():
+        from dataclasses import replace
+
+        model = neural.build(kind, 41, config, 0)
+        warm = slice(0, min(flows, 2 * config.batch))
+        neural.train(
+            model, x[warm][:4096], table.src[warm][:4096], table.dst[warm][:4096], replace(config, epochs=1), seed=0, validate=lambda: None
+        )
+        one = replace(config, epochs=1)
+        train = timed(lambda: neural.train(model, x, table.src, table.dst, one, seed=0, validate=lambda: None), flows)  # noqa: B023
+        score = timed(lambda: neural.score(model, x, in_means(x, table.dst, hosts), table.src, table.dst, config.window), flows)  # noqa: B023
+        # Every pair of hosts differs: the pairs-once shortcut gains nothing.
+        worst_src, worst_dst = np.arange(flows), flows + np.arange(flows)
+        few = min(flows, 20_480)
+        means = np.zeros((2 * flows, 41), np.float32)
+        worst = timed(lambda: neural.score(model, x[:few], means, worst_src[:few], worst_dst[:few], config.window), few)  # noqa: B023
+        rows[name] = {"training": train, "inference": score, "inference_all_pairs_differ": worst}
+        print(name, threads, {key: round(value["flows_per_second"]) for key, value in rows[name].items()}, file=sys.stderr, flush=True)
+    return {"threads": threads, "rows": rows, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def ingest(flows: int) -> dict:
+    import polars as pl
+    from edge_ids.flow.netflow import read_netflow
+    from edge_ids.flow.synthetic import replicate
+
+    table = replicate(read_all(FitConfig(str(FILE))), flows, noise=0.0)
+    columns = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
+    columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
+    whole = [name for name in columns if name in table.schema.features and "SECOND_BYTES" not in name and "L7" not in name]
+    frame = pl.DataFrame(columns | {"Label": table.label, "Attack": table.attack}).with_columns(pl.col(whole).cast(pl.Int64))
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("csv", "parquet"):
+            path = Path(folder) / f"flows.{name}"
+            (frame.write_csv if name == "csv" else frame.write_parquet)(path)
+            rows[name] = min((timed(lambda: [None for _ in read_netflow(path)], flows) for _ in range(3)), key=lambda r: r["wall_seconds"])  # noqa: B023
+            rows[name]["file_bytes"] = path.stat().st_size
+    return rows
+
+
+def memory(sizes: tuple[int, ...]) -> list[dict]:
+    """Peak memory of `flow run` on growing files, each in a process of its own."""
+    import polars as pl
+    from edge_ids.flow.fit import fit
+    from edge_ids.flow.synthetic import replicate
+
+    base = read_all(FitConfig(str(FILE)))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in ("graphids", "iforest"):
+            fit(FitConfig(str(FILE), model, epochs=1, controls=False), base).detector.save(Path(folder) / model)
+        for flows in sizes:
+            table = replicate(base, flows, noise=0.0)
+            columns = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
+            columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
+            path = Path(folder) / "flows.parquet"
+            pl.DataFrame(columns).write_parquet(path, row_group_size=16_384)
+            for model in ("graphids", "iforest"):
+                command = [
+                    sys.executable,
+                    "-c",
+                    "from edge_ids.cli import main; main()",
+                    "flow",
+                    "run",
+                    "--model",
+                    str(Path(folder) / model),
+                    "--csv",
+                    str(path),
+                    "--json",
+                ]
+                lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+                summary = json.loads(lines[-1])
+                rows.append({"model": model, "flows": flows, "peak_rss_bytes": summary["cost"]["peak_rss_bytes"],
+                             "flows_per_second": summary["metrics"]["flows_per_second"]})  # fmt: skip
+                print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--flows", type=int, default=100_000)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000, 800_000])
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        print(json.dumps(models(arguments.flows, arguments.threads)))
+        return
+    runs = []
+    for threads in (1, 2):
+        command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(arguments.flows)]
+        environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        runs.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout))
+    write_json(OUT, {
+        "command": "python benchmarks/edge-ids/flow_speed.py", "synthetic": True, "flows": arguments.flows, "official": OFFICIAL,
+        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}, "load_average": os.getloadavg(),
+        "environment": environment(), "models": runs, "ingest": ingest(500_000), "stream_memory": memory(tuple(arguments.sizes)),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
