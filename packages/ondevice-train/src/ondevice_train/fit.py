@@ -198,7 +198,9 @@ def resolve_budget(config: FitConfig, network: Network, parameters: int) -> Budg
     return Budget(left)
 
 
-def run(config: FitConfig, *, folder: Path | None = None, data: ImageSet | None = None, verbose: bool = True) -> FitResult:
+def run(
+    config: FitConfig, *, folder: Path | None = None, data: ImageSet | None = None, verbose: bool = True, onnx: bool = True
+) -> FitResult:
     """Fine-tune and measure.
 
     Args:
@@ -206,6 +208,7 @@ def run(config: FitConfig, *, folder: Path | None = None, data: ImageSet | None 
         folder: where the checkpoint is kept (a run that finds one there continues) and the model folder ``model`` is written.
         data: the images, if they are loaded already.
         verbose: say on stderr what is chosen.
+        onnx: export and verify ONNX beside the weights.
 
     Raises:
         InputError: settings that do not fit together.
@@ -224,7 +227,7 @@ def run(config: FitConfig, *, folder: Path | None = None, data: ImageSet | None 
         from edge_shared.artifacts import save_model
 
         normalisation = {"mean": list(data.mean), "std": list(data.std)}
-        saved = save_model(folder / "model", model.eval(), example[:2], classes=data.classes, normalisation=normalisation)
+        saved = save_model(folder / "model", model.eval(), example[:2], classes=data.classes, normalisation=normalisation, onnx=onnx)
         result.cost["model_bytes"] = saved["bytes"]
         result.cost["onnx_max_abs_error"] = saved["onnx_max_abs_error"]
     return result
