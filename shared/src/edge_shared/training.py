@@ -431,9 +431,16 @@ def _fabric(device: str, precision: str) -> Any:
         raise InputError(f"device is {device!r}; choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but torch sees no CUDA GPU; choose cpu or auto")
-    launched = "LT_DEVICES" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    fabric = Fabric(accelerator=device, devices="auto" if launched else 1, precision=precision)  # type: ignore[arg-type]
-    fabric.launch()
+    devices: int | str = 1
+    nodes = 1
+    if "LT_DEVICES" in os.environ:  # `fabric run` says it all in the environment
+        devices = "auto"
+    elif "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, precision=precision)  # type: ignore[arg-type]
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
+        fabric.launch()
     return fabric
 
 
