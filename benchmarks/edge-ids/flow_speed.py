@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--flows", type=int, default=100_000)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000, 800_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000, 600_000])
     arguments = parser.parse_args()
     if arguments.threads is not None:
         print(json.dumps(models(arguments.flows, arguments.threads)))

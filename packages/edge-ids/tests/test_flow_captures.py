@@ -255,3 +255,24 @@ def test_zeek_and_suricata_say_the_same_of_one_connection(tmp_path, capsys):
     (tmp_path / "empty.json").write_text("{}\n")
     with pytest.raises(InputError, match="no suricata flow events"):
         list(read_eve(tmp_path / "empty.json"))
+
+
+def test_live_flows_of_the_loopback_interface():
+    from edge_ids.flow.live import LiveFlows
+
+    try:
+        live = LiveFlows("lo", idle=0.2)
+    except InputError as error:
+        pytest.skip(str(error))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port in (45_001, 45_001, 45_002):
+            sender.sendto(b"x" * 300, ("127.0.0.1", port))
+        tables = [table for table in live.read(1.5) if table is not None]
+    live.close()
+    table = concatenate(tables)
+    rows = [dict(zip(NF_V2, row, strict=True)) for row in table.features]
+    found = {row["L4_DST_PORT"]: (row["IN_PKTS"], row["IN_BYTES"]) for row in rows if row["PROTOCOL"] == 17}
+    assert found[45_001] == (2, 656)
+    assert found[45_002] == (1, 328)
+    with pytest.raises(InputError, match="--interface none9"):
+        LiveFlows("none9")

@@ -112,6 +112,34 @@ def test_a_killed_run_resumes_to_the_same_alerts(trained, data, tmp_path, capsys
     assert alerts(tmp_path / "part") == alerts(tmp_path / "whole") != []
 
 
+@pytest.mark.slow
+def test_export_equals_torch_also_for_pairs_given_once(data, tmp_path, capsys):
+    """The ONNX file fed with each host pair once and its count, against the detector's own scores of every flow."""
+    import onnxruntime
+    from edge_ids.flow import sources
+    from edge_ids.flow.detector import load
+    from edge_ids.flow.graph import in_means
+
+    arguments = ["--model", "graphids", "--epochs", 1, "--no-controls", "--out", tmp_path / "g"]
+    assert call(capsys, "train", "--data", data, *arguments)[0] == 0
+    code, out, _ = call(capsys, "export", "--model", tmp_path / "g", "--to", tmp_path / "g.onnx", "--json")
+    assert code == 0
+    assert json.loads(out)["max_relative_error"] < 1e-3
+    detector = load(tmp_path / "g")
+    table = next(sources.read(data)).rows(slice(0, 512))
+    x = detector.scaler.transform(table.features)
+    means = in_means(x, table.dst, len(table.hosts))
+    pairs, place, counts = np.unique(np.stack([table.src, table.dst]), axis=1, return_inverse=True, return_counts=True)
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    feed = {
+        "source_mean": means[pairs[0]][None], "destination_mean": means[pairs[1]][None], "features": np.zeros((1, len(counts), 41), np.float32),
+        "key_bias": np.log(counts).astype(np.float32)[None, None, None],
+    }  # fmt: skip
+    wanted = {entry.name for entry in session.get_inputs()}
+    (scores,) = session.run(None, {name: value for name, value in feed.items() if name in wanted})
+    np.testing.assert_allclose(scores[0][place.ravel()], detector.score(x, means, table.src, table.dst), rtol=1e-3)
+
+
 def test_inspect_and_convert(data, tmp_path, capsys):
     code, out, _ = call(capsys, "convert", "--data", data, "--to", tmp_path / "f.parquet", "--json")
     assert (code, json.loads(out)["flows"]) == (0, 1240)

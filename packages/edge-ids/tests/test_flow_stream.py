@@ -130,6 +130,8 @@ def test_a_quiet_network_is_scored_after_the_delay(detector):
     windows = list(scorer.feed(late))
     assert [len(window.scores) for window in windows] == [3]
     assert scorer.pending == 1
+    assert not list(scorer.tick(late.end[0] + 59))
+    assert [len(window.scores) for window in scorer.tick(late.end[0] + 61)] == [1]
 
 
 def test_drift_is_reported_once_and_nothing_learns(detector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -119,6 +120,8 @@ def run(
     pcap: Annotated[Path | None, typer.Option(help="Packet capture, .pcap or .pcapng.")] = None,
     eve: Annotated[Path | None, typer.Option(help="Suricata EVE log with flow events.")] = None,
     zeek: Annotated[Path | None, typer.Option(help="Zeek conn.log, TSV or JSON.")] = None,
+    interface: Annotated[str | None, typer.Option(help="Listen on a network interface (Linux, needs CAP_NET_RAW).")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="With --interface: stop after that long; default at Ctrl-C.")] = None,
     threshold_value: Annotated[float | None, typer.Option(help="Score above which a flow raises an alert; default the model's.")] = None,
     cooldown: Annotated[float, typer.Option(min=0, help="Seconds of flow time in which a pair of hosts raises one alert.")] = 60.0,
     batch: Annotated[int, typer.Option(min=1, help="Flows read at once; changes memory, not results.")] = 16_384,
@@ -139,18 +142,21 @@ def run(
     from edge_ids.alerts import eve as record
     from edge_ids.flow import sources
     from edge_ids.flow.detector import load
+    from edge_ids.flow.live import LiveFlows
     from edge_ids.flow.monitor import FlowMonitor
 
-    given = [(name, path) for name, path in (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek)) if path is not None]
+    choices = (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek), ("interface", interface))
+    given = [(name, path) for name, path in choices if path is not None]
     if resume is None and len(given) != 1:
-        raise InputError("give one of --csv, --pcap, --eve, --zeek")
+        raise InputError("give one of --csv, --pcap, --eve, --zeek, --interface")
     detector = load(model)
     settings: dict[str, Any] = {"source": [(name, str(path)) for name, path in given], "cooldown": cooldown, "threshold": threshold_value}
     folder = open_run(out, resume, settings) if out is not None or resume is not None else None
     if folder is not None and folder.resumed:
         settings = folder.config
     format, source = settings["source"][0]
-    if not Path(source).is_file():
+    live = LiveFlows(source) if format == "interface" else None
+    if live is None and not Path(source).is_file():
         raise InputError(f"{source}: no such file")
     pages = Metrics() if metrics is not None else None
     server = MetricsServer(pages, metrics) if pages is not None and metrics is not None else None
@@ -162,7 +168,7 @@ def run(
         length = monitor.restore(state_path)
         if alerts_path.is_file():
             os.truncate(alerts_path, length)
-        skip = monitor.summary.flows
+        skip = 0 if live is not None else monitor.summary.flows
     writer = None if alerts_path is None else EveWriter(alerts_path)
     remote = None if syslog is None else SyslogWriter(syslog)
 
@@ -184,7 +190,12 @@ def run(
     try:
         since = 0
         with _stop_between_batches() as check:
-            for part in sources.read(source, format, batch, allow_truncated):
+            parts = sources.read(source, format, batch, allow_truncated) if live is None else live.read(seconds)
+            for part in parts:
+                if part is None:
+                    deliver(monitor.tick(time.time()))
+                    check()
+                    continue
                 # What an interrupted run had taken in already is skipped.
                 if skip >= len(part):
                     skip -= len(part)
@@ -209,8 +220,12 @@ def run(
             remote.close()
         if server is not None:
             server.close()
+        if live is not None:
+            live.close()
     cost = {"peak_rss_bytes": _peak_rss()}
     metrics_of_run = asdict(monitor.summary) | {"threshold": monitor.threshold}
+    if live is not None:
+        metrics_of_run |= {"packets": live.packets, "dropped": live.dropped}
     if folder is not None and state_path is not None:
         state_path.unlink(missing_ok=True)
         outcome = Result(command="edge-ids flow run", metrics=metrics_of_run, cost=cost, artifacts={"alerts": "alerts.jsonl"},
@@ -298,3 +313,25 @@ def convert(
 
     count = write(data, to, format, allow_truncated)
     emit({"flows": count, "artifacts": {"parquet": str(to)}}, json, lambda console: console.print(f"{count:,} flows to {to}"))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Option(help="Folder that `flow train` wrote, of a torch model.")],
+    to: Annotated[Path, typer.Option("--to", help="ONNX file to write.")],
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a torch model as ONNX, checked against torch in ONNX Runtime."""
+    from edge_shared.errors import require
+
+    from edge_ids.flow.detector import load
+
+    detector = load(model)
+    if detector.config is not None:
+        require("torch", "edge-ids[torch]")
+    from edge_ids.flow.export import export as write
+
+    result = write(detector, to, int8)
+    text = f"{result.bytes:,} bytes to {to}, scores within {result.max_relative_error:.2g} of torch's"
+    emit(result, json, lambda console: console.print(text))

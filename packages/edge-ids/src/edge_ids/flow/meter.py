@@ -64,7 +64,7 @@ class _Way:
 
 
 @dataclass(slots=True)
-class _Flow:
+class OpenFlow:
     """A flow that is still open; the client is who sent the first packet."""
 
     first: Packet
@@ -81,6 +81,7 @@ class _Flow:
     finished: bool = False
 
     def add(self, packet: Packet, outward: bool) -> None:
+        """Count a packet of the client (`outward`) or of the server."""
         self.last = max(self.last, packet.time)
         (self.out if outward else self.back).add(packet)
         self.ttl = (min(self.ttl[0], packet.ttl), max(self.ttl[1], packet.ttl))
@@ -95,6 +96,7 @@ class _Flow:
             self.finished = True
 
     def row(self) -> list[float]:
+        """The features of NF-v2, in order."""
         a, b = self.out, self.back
         duration = self.last - self.start
         ways = [way.bytes / max(way.duration, 1.0) for way in (a, b)]
@@ -118,18 +120,16 @@ class FlowMeter:
 
     def __init__(self, idle: float = 30.0, active: float = 120.0, capacity: int = 65_536) -> None:
         self.idle, self.active, self.capacity = idle, active, capacity
-        self._open: OrderedDict[tuple[str, int, str, int, int], _Flow] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int, str, int, int], OpenFlow] = OrderedDict()
         self._now = -np.inf
         self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, packet: Packet) -> list[_Flow]:
+    def add(self, packet: Packet) -> list[OpenFlow]:
         """Take a packet in; returns the flows that this ends."""
-        # A clock that jumps back does not bring flows back to life.
-        self._now = max(self._now, packet.time)
-        done = self._expire()
+        done = self.expire(packet.time)
         key = (packet.src, packet.sport, packet.dst, packet.dport, packet.protocol)
         reverse = (packet.dst, packet.dport, packet.src, packet.sport, packet.protocol)
         outward = key in self._open or reverse not in self._open
@@ -142,16 +142,19 @@ class FlowMeter:
             if len(self._open) >= self.capacity:
                 done.append(self._open.popitem(last=False)[1])
                 self.evicted += 1
-            flow = self._open[used] = _Flow(packet, packet.time, packet.time)
+            flow = self._open[used] = OpenFlow(packet, packet.time, packet.time)
         flow.add(packet, outward)
         self._open.move_to_end(used)
         return done
 
-    def _over(self, flow: _Flow, packet: Packet) -> bool:
+    def _over(self, flow: OpenFlow, packet: Packet) -> bool:
         new_connection = flow.finished and packet.flags & 0x12 == 2
         return new_connection or packet.time - flow.start > self.active or packet.time - flow.last > self.idle
 
-    def _expire(self) -> list[_Flow]:
+    def expire(self, now: float) -> list[OpenFlow]:
+        """End the flows that are over at the time `now`."""
+        # A clock that jumps back does not bring flows back to life.
+        self._now = max(self._now, now)
         done = []
         while self._open:
             key, flow = next(iter(self._open.items()))
@@ -160,7 +163,7 @@ class FlowMeter:
             done.append(self._open.pop(key))
         return done
 
-    def flush(self) -> list[_Flow]:
+    def flush(self) -> list[OpenFlow]:
         """End all flows."""
         done = list(self._open.values())
         self._open.clear()
@@ -170,15 +173,15 @@ class FlowMeter:
 def meter(packets: Iterable[Packet], batch: int, **settings: float) -> Iterator[FlowTable]:
     """Flows of `packets` as tables of at most `batch`; `settings` are those of `FlowMeter`."""
     machine = FlowMeter(**settings)  # type: ignore[arg-type]
-    done: list[_Flow] = []
+    done: list[OpenFlow] = []
     for packet in packets:
         done += machine.add(packet)
         while len(done) >= batch:
-            yield _table(done[:batch])
+            yield flows_table(done[:batch])
             done = done[batch:]
     done += machine.flush()
     for start in range(0, len(done), batch):
-        yield _table(done[start : start + batch])
+        yield flows_table(done[start : start + batch])
 
 
 def read_pcap(path: str | Path, batch: int = 200_000, *, allow_truncated: bool = False, **settings: float) -> Iterator[FlowTable]:
@@ -203,7 +206,8 @@ def read_pcap(path: str | Path, batch: int = 200_000, *, allow_truncated: bool =
         raise InputError(f"{path}: {frames} frames, none of them an IP packet; capture Ethernet, raw IP, Linux cooked or loopback links")
 
 
-def _table(flows: list[_Flow]) -> FlowTable:
+def flows_table(flows: list[OpenFlow]) -> FlowTable:
+    """Ended flows as a table."""
     ends = [flow.first.src for flow in flows] + [flow.first.dst for flow in flows]
     hosts, codes = np.unique(np.array(ends), return_inverse=True)
     src, dst = np.split(codes.astype(np.int32), 2)

@@ -83,6 +83,10 @@ class FlowMonitor:
         self.summary.flows += len(table)
         yield from self._watch(self._scorer.feed(table))
 
+    def tick(self, now: float) -> Iterator[Alert]:
+        """Score what has waited too long at the time `now`; for live input."""
+        yield from self._watch(self._scorer.tick(now))
+
     def flush(self) -> Iterator[Alert]:
         """Score what waits, at the end of the input."""
         yield from self._watch(self._scorer.flush())

@@ -66,6 +66,13 @@ class StreamScorer:
         self._pending, self._pending_x = table.rows(slice(edges[-1], None)), x_EF[edges[-1] :]
         yield from self._score(table, x_EF, edges)
 
+    def tick(self, now: float) -> Iterator[ScoredWindow]:
+        """Score what waits if its first flow is more than `delay` before `now`, seconds since the epoch: a quiet network gets scores."""
+        delay = self.detector.horizon.delay
+        times = None if self._pending is None or not len(self._pending) else _times(self._pending)
+        if times is not None and delay is not None and now > times[0] + delay:
+            yield from self.flush()
+
     def flush(self) -> Iterator[ScoredWindow]:
         """Score what is left at the end."""
         if self._pending is not None and len(self._pending):
