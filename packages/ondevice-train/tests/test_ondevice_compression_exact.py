@@ -26,7 +26,7 @@ def one_thread():
 
 
 CONVS = [
-    dict(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     for kernel, stride, padding, dilation, groups in itertools.product(
         [1, 3, (5, 3)], [1, 2, (2, 1)], [0, (2, 1), "asymmetric"], [1, 2], [1, 2, 4]
     )
@@ -45,7 +45,7 @@ def gradients(module: nn.Module, x: torch.Tensor, weights: torch.Tensor | None =
     x = x.clone().requires_grad_()
     y = module(x)
     seed = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).sin()
-    parameters = [parameter for parameter in module.parameters()]
+    parameters = list(module.parameters())
     return [y.detach(), *torch.autograd.grad((y * seed).sum(), [x, *parameters])]
 
 

@@ -15,6 +15,12 @@ from torch import Tensor
 Factors = tuple[Tensor | None, ...]
 
 
+def compact(x: Tensor) -> Tensor:
+    """x with a storage of its own size: a contiguous slice would keep all that it was cut from alive."""
+    x = x.contiguous()
+    return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
+
+
 def unfold(x: Tensor, mode: int) -> Tensor:
     """The mode-`mode` unfolding, (d_mode, n / d_mode)."""
     return x.movedim(mode, 0).reshape(x.shape[mode], -1)
@@ -77,7 +83,7 @@ def leading_basis(x: Tensor, mode: int, rank: int) -> Tensor:
     """The `rank` leading left singular vectors of an unfolding, (d, rank), by the eigenvectors of the smaller Gram matrix."""
     matrix = unfold(x, mode)
     if matrix.shape[0] <= matrix.shape[1]:
-        return spectrum(mode_gram(x, mode))[1][:, :rank].contiguous()
+        return compact(spectrum(mode_gram(x, mode))[1][:, :rank])
     vectors = spectrum(matrix.t() @ matrix)[1][:, : min(rank, matrix.shape[1])]
     basis = orthonormalise(matrix @ vectors)
     if rank > basis.shape[1]:
@@ -102,7 +108,7 @@ def orthonormalise(y: Tensor) -> Tensor:
             signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(y.dtype)
             return q * signs
         q = torch.linalg.solve_triangular(lower, q.t(), upper=False).t()
-    return q.contiguous()
+    return compact(q)
 
 
 def clip_ranks(ranks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

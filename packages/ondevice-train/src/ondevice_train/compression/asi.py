@@ -18,6 +18,7 @@ from torch import Tensor
 from ondevice_train.compression._contract import Order
 from ondevice_train.compression._tucker import (
     Factors,
+    compact,
     leading_basis,
     mode_gram,
     multiply,
@@ -85,7 +86,7 @@ class ASI(TuckerCodec):
         core = project(x, self.bases)
         if rank >= x.shape[0]:
             return core, self.bases
-        batch = spectrum(mode_gram(core, 0))[1][:, :rank].contiguous()
+        batch = compact(spectrum(mode_gram(core, 0))[1][:, :rank])
         return multiply(core, batch.t(), 0), (batch, *self.bases[1:])
 
     def refresh(self, x: Tensor) -> None:

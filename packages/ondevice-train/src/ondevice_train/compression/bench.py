@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from ondevice_train.compression._geometry import geometry_of
 from ondevice_train.compression.flops import layer_macs, vanilla_macs
+from ondevice_train.compression.hosvd import HOSVD
 from ondevice_train.compression.perplexity import layers_of
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import Plan
 from ondevice_train.compression.predict import predict
-from ondevice_train.compression.prepare import prepare
+from ondevice_train.compression.prepare import codecs, prepare
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def bench(
     Args:
         model: plain, in training mode (see `evaluation_norms`).
         x, y: one batch, used at every step.
-        methods: label -> (method of the planner, its settings); ``plain`` is added as the first.
+        methods: label -> (method of the planner, its settings); ``plain`` is added as the first. Also ``hosvd-svd`` (thin SVD of
+            every unfolding, as published), ``packed`` (plain layers between compact activations and norms) and
+            ``checkpointing-2`` (every second block).
         last: train the last so many convolutions, or all layers.
         steps, warmup: counted and uncounted steps of each method.
         say: told what happens.
@@ -105,8 +108,12 @@ def bench(
     for label, (method, settings) in {"plain": ("plain", {}), **methods}.items():
         say(f"planning {label}")
         own = copy.deepcopy(model)
-        made = plan(own, x, method=method, labels=y, last=last, **settings)
+        made = _plan(own, x, y, method, last, settings)
         prepare(own, made)
+        if method == "hosvd-svd":
+            for _, codec in codecs(own):
+                assert isinstance(codec, HOSVD)
+                codec.solver = "svd"
         contenders[label] = (own, made, sgd(own))
     times: dict[str, list[float]] = {label: [] for label in contenders}
     for step in range(warmup + steps):
@@ -151,6 +158,15 @@ def bench(
             )
         )
     return rows
+
+
+def _plan(model: nn.Module, x: Tensor, y: Tensor, method: str, last: int | None, settings: Mapping[str, Any]) -> Plan:
+    if method == "packed":
+        return replace(plan(model, x, method="plain", last=last, **settings), pack=True)
+    if method == "checkpointing-2":
+        made = plan(model, x, method="checkpointing", last=last, **settings)
+        return replace(made, blocks=made.blocks[::2])
+    return plan(model, x, method="hosvd" if method == "hosvd-svd" else method, labels=y, last=last, **settings)
 
 
 def _known(shapes: dict[str, Any], name: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ondevice_train.compression._contract import Order
-from ondevice_train.compression._tucker import Factors, clip_ranks, leading_basis, mode_gram, project, rank_for, spectrum, unfold
+from ondevice_train.compression._tucker import Factors, clip_ranks, compact, leading_basis, mode_gram, project, rank_for, spectrum, unfold
 from ondevice_train.compression._tucker_codec import TuckerCodec
 
 Rule = Literal["per-mode", "total"]
@@ -65,7 +65,7 @@ def hosvd(
         else:
             raise ValueError("give epsilon or ranks")
         enough = left is not None and left.shape[1] >= rank
-        factors.append(left[:, :rank].contiguous() if enough and left is not None else leading_basis(x, mode, rank))
+        factors.append(compact(left[:, :rank]) if enough and left is not None else leading_basis(x, mode, rank))
     return project(x, tuple(factors)), tuple(factors)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ondevice_train.compression._codec import Codec, Footprint, Saved
 from ondevice_train.compression._geometry import Geometry
-from ondevice_train.compression._tucker import rank_for, spectrum
+from ondevice_train.compression._tucker import compact, rank_for, spectrum
 
 
 class SVD(Codec):
@@ -37,9 +37,9 @@ class SVD(Codec):
             self.rank = rank_for(energies, self.epsilon)
         assert self.rank is not None
         rank = min(self.rank, *matrix.shape)
-        kept = vectors[:, :rank].contiguous()
+        kept = compact(vectors[:, :rank])
         # U^T A = Σ V^T (and A V = U Σ): no division by small singular values is needed.
-        return (kept, kept.t() @ matrix) if wide else (matrix @ kept, kept.t().contiguous())
+        return (kept, kept.t() @ matrix) if wide else (matrix @ kept, compact(kept.t()))
 
     def weight_gradient(self, saved: Saved, grad: Tensor, geometry: Geometry) -> Tensor:
         """Rebuild the input, then the ordinary dW."""

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from ondevice_train.compression._codec import Codec
 from ondevice_train.compression._contract import linear_factored
-from ondevice_train.compression._tucker import orthonormalise, rank_for
+from ondevice_train.compression._tucker import compact, orthonormalise, rank_for
 from ondevice_train.compression._tucker_codec import TuckerCodec
 
 _DAMPING = 1e-3  # of the mean eigenvalue of R R^T; keeps directions of vanishing singular value from exploding
@@ -35,7 +35,7 @@ def factorise(weight: Tensor, *, epsilon: float | None = None, rank: int | None 
         if epsilon is None:
             raise ValueError("give epsilon or rank")
         rank = rank_for(values.square(), epsilon)
-    left = left[:, :rank].contiguous()
+    left = compact(left[:, :rank])
     return left, left.t() @ weight.detach()
 
 
