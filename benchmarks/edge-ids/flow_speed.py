@@ -138,6 +138,33 @@ def memory(sizes: tuple[int, ...]) -> list[dict]:
     return rows
 
 
+def whole_training(flows: int, benign: int) -> list[dict]:
+    """`flow train` on as many flows, and as few benign ones, as the reduced NF-BoT-IoT-v2 has; controls, report and all."""
+    import polars as pl
+
+    table = read_all(FitConfig(str(FILE)))
+    random = np.random.default_rng(0)
+    good, bad = np.flatnonzero(table.label == 0), np.flatnonzero(table.label == 1)
+    table = table.rows(random.permutation(np.concatenate([random.choice(good, benign), random.choice(bad, flows - benign)])))
+    columns = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
+    columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "flows.csv"
+        pl.DataFrame(columns | {"Label": table.label, "Attack": table.attack}).write_csv(path)
+        for model in ("iforest", "simpleae", "graphids", "edge-aware"):
+            command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow", "train", "--data", str(path), "--model", model,
+                       "--split", "random", "--seed", "0", "--out", str(Path(folder) / model), "--json"]  # fmt: skip
+            began = time.perf_counter()
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            seconds = time.perf_counter() - began
+            document = json.loads(out)
+            rows.append({"model": model, "flows": flows, "benign": benign, "wall_seconds": seconds, "peak_rss_bytes": document["cost"]["peak_rss_bytes"],
+                         "epochs": (document["metrics"]["training"] or {}).get("epochs")})  # fmt: skip
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--flows", type=int, default=100_000)
@@ -147,16 +174,26 @@ def main() -> None:
     if arguments.threads is not None:
         print(json.dumps(models(arguments.flows, arguments.threads)))
         return
-    runs = []
+    document = {
+        "command": "python benchmarks/edge-ids/flow_speed.py", "synthetic": True, "flows": arguments.flows, "official": OFFICIAL,
+        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}, "environment": environment(),
+        "load_average": [], "models": [],
+    }  # fmt: skip
+
+    def keep(name: str, value: object) -> None:
+        document[name] = value
+        document["load_average"].append({name: os.getloadavg()})
+        write_json(OUT, document)
+
     for threads in (1, 2):
         command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(arguments.flows)]
         environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        runs.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout))
-    write_json(OUT, {
-        "command": "python benchmarks/edge-ids/flow_speed.py", "synthetic": True, "flows": arguments.flows, "official": OFFICIAL,
-        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}, "load_average": os.getloadavg(),
-        "environment": environment(), "models": runs, "ingest": ingest(500_000), "stream_memory": memory(tuple(arguments.sizes)),
-    })  # fmt: skip
+        run = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout)
+        keep("models", [*document["models"], run])
+        if threads == 1:
+            keep("ingest", ingest(500_000))
+            keep("whole_training", whole_training(278_781, 1_285))
+            keep("stream_memory", memory(tuple(arguments.sizes)))
 
 
 if __name__ == "__main__":

@@ -243,3 +243,12 @@ def test_the_two_hard_cases():
     assert rates["graphids"]["odd-flow"] < 0.3
     assert rates["edge-aware"]["odd-flow"] > 0.8
     assert rates["edge-aware"]["new-host"] > 0.8
+
+
+def test_bench_measures_both_ways(trained, capsys):
+    code, out, _ = call(capsys, "bench", "--model", trained, "--flows", 1500, "--json")
+    metrics = json.loads(out)["metrics"]
+    assert code == 0
+    assert metrics["flows"] == 1500
+    assert min(metrics["batch_flows_per_second"], metrics["stream_flows_per_second"], metrics["window_ms_median"]) > 0
+    assert metrics["window_ms_p99"] >= metrics["window_ms_median"]

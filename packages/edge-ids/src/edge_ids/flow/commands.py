@@ -1,4 +1,4 @@
-"""`edge-ids flow`: train, run, inspect, convert."""
+"""`edge-ids flow`: train, run, inspect, convert, export, bench."""
 
 from __future__ import annotations
 
@@ -335,3 +335,20 @@ def export(
     result = write(detector, to, int8)
     text = f"{result.bytes:,} bytes to {to}, scores within {result.max_relative_error:.2g} of torch's"
     emit(result, json, lambda console: console.print(text))
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Option(help="Folder that `flow train` wrote.")],
+    flows: Annotated[int, typer.Option(min=1, help="Random flows to score.")] = 20_000,
+    hosts: Annotated[int, typer.Option(min=1, help="Addresses among them; more pairs of hosts cost GraphIDS more.")] = 50,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Measure a detector's speed on this machine."""
+    from edge_ids.flow.bench import bench as measure
+    from edge_ids.flow.detector import load
+
+    result = asdict(measure(load(model), flows, hosts, seed)) | {"peak_rss_bytes": _peak_rss()}
+    rows = [[name.replace("_", " "), value] for name, value in result.items()]
+    emit({"metrics": result}, json, lambda console: console.print(table(f"{model}, synthetic flows", ["what", "value"], rows)))
