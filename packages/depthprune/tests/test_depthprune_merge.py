@@ -407,8 +407,9 @@ def test_dead_branch_is_a_constant_with_a_border() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(pairs(), st.integers(10, 18))
-def test_bias_map_can_be_rebuilt_for_any_size(case, n) -> None:
+@given(pairs(), st.integers(0, 3))
+def test_bias_map_can_be_rebuilt_for_other_sizes(case, steps) -> None:
+    n = 12 + 4 * steps  # the remainder by any of the strides stays
     first, second, _ = case
     first = replace(first, weight=first.weight[:, :, :1, :1], padding=((0, 0),) * 2, dilation=(1, 1))
     rings = ring(first, second, (12, 12))

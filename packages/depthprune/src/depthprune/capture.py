@@ -29,7 +29,7 @@ _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ELU: ("alpha",),
 }
 _STOCHASTIC = ("StochasticDepth", "DropPath")
-ACTIVATIONS = "act"  # submodule that holds one activation per call site
+CAPTURED = "depthprune_captured"  # key of `GraphModule.meta`
 _KEEP_AXES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.Dropout, nn.Dropout2d, nn.Identity, *KINDS)
 
 
@@ -95,11 +95,10 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> fx.GraphM
         InputError: if the model cannot be traced or does not take the example.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    if isinstance(model, fx.GraphModule) and hasattr(model, ACTIVATIONS):
+    if isinstance(model, fx.GraphModule) and model.meta.get(CAPTURED):
         return shapes(model, inputs)
     was_training, leaves = model.training, set[str]()
-    model.eval()
-    try:
+    with evaluating(model):
         while True:
             tracer = _Tracer(leaves)
             try:
@@ -113,10 +112,9 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> fx.GraphM
                     ) from error
                 leaves.add(tracer.failed)
         gm = fx.GraphModule(tracer.root, graph, type(model).__name__)
-    finally:
-        model.train(was_training)
     _own_activations(gm)
-    gm.train(was_training)
+    gm.meta[CAPTURED] = True
+    gm.training = was_training  # the modules are the model's own and keep their modes
     return shapes(gm, inputs)
 
 
@@ -157,7 +155,7 @@ def module_of(gm: fx.GraphModule, node: Any) -> nn.Module | None:
 
 def _own_activations(gm: fx.GraphModule) -> None:
     """Replace every activation call by a module of its own that is not in place."""
-    bank, seen = nn.Module(), dict[str, int]()
+    seen = dict[str, int]()
     for node in list(gm.graph.nodes):
         module = module_of(gm, node)
         path = str(node.target)
@@ -174,19 +172,24 @@ def _own_activations(gm: fx.GraphModule) -> None:
             continue
         seen[path] = seen.get(path, 0) + 1
         name = path if seen[path] == 1 else f"{path}#{seen[path]}"
-        bank.add_module(node.name, fresh)
-        if not hasattr(gm, ACTIVATIONS):
-            gm.add_submodule(ACTIVATIONS, bank)
+        place = path if module is not None and seen[path] == 1 else _free(gm, path)
+        gm.add_submodule(place, fresh)  # the graph's containers are its own: the model keeps its activation
         with gm.graph.inserting_before(node):
             source = node.args[0] if node.args else node.kwargs["input"]
-            new = gm.graph.call_module(f"{ACTIVATIONS}.{node.name}", (source,))
+            new = gm.graph.call_module(place, (source,))
         new.meta = {**node.meta, "site": name}
         node.replace_all_uses_with(new)
-        key = node.name
         gm.graph.erase_node(node)
-        new._rename(key)
     gm.delete_all_unused_submodules()
     gm.recompile()
+
+
+def _free(gm: fx.GraphModule, path: str) -> str:
+    """A name like `path` that no module has yet."""
+    taken, index = {name for name, _ in gm.named_modules()}, 2
+    while f"{path}_{index}" in taken:
+        index += 1
+    return f"{path}_{index}"
 
 
 def _copy(module: nn.Module) -> nn.Module:

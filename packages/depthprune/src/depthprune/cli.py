@@ -114,28 +114,18 @@ def analyze(
     report = work(model, data, weights=weights, size=size, limit=limit, seed=seed)
 
     def show(console: Any) -> None:
-        columns = [
-            "activation",
-            "kind",
-            "neurons",
-            "entropy (bits)",
-            "always on",
-            "always off",
-            "switching",
-            "upper",
-            "not affine",
-            "mergeable",
-        ]
+        columns = ["activation", "entropy (bits)", "neurons on/off/mixed", "not affine", "removal merges layers"]
         body = [
             [
-                site.name, site.kind, site.neurons, f"{site.entropy:.3f}", site.always_on, site.always_off, site.mixed, f"{site.upper_share:.1%}",
-                f"{site.unexplained:.3f}", "yes" if site.barrier is None else site.barrier,
+                site.name,
+                f"{site.entropy:.3f}",
+                f"{site.always_on}/{site.always_off}/{site.mixed}",
+                f"{site.unexplained:.3f}",
+                "yes" if site.barrier is None else f"no: {site.barrier}",
             ]
             for site in report.sites
-        ]  # fmt: skip
+        ]
         console.print(table(f"{model} on {report.images} images of {data} ({report.part})", columns, body))
-        for name, reason in report.layer_barriers:
-            console.print(f"{name}: {reason}")
 
     emit(report, as_json, show)
 

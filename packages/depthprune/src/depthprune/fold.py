@@ -119,7 +119,7 @@ def _fold_scales(gm: fx.GraphModule) -> None:
             or shared[str(node.target)] > 1
         ):
             continue
-        readers = [(user, module_of(gm, user)) for user in node.users]
+        readers = [(user, module_of(gm, user)) for user in node.users if user.target not in (getattr, "size", "dim")]
         if not readers or any(not isinstance(m, nn.Linear) or shared[str(u.target)] > 1 for u, m in readers):
             continue
         beta = torch.zeros_like(module.weight) if module.bias is None else module.bias

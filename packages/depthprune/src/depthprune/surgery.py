@@ -44,12 +44,10 @@ class Removal:
     Attributes:
         site: name of the call site.
         how: identity, sign or affine.
-        front_pad: whether padding was moved to the front of the chain it opened.
     """
 
     site: str
     how: How
-    front_pad: bool = True
 
 
 def remove(gm: fx.GraphModule, site: str, how: How = "identity", a: Tensor | None = None, c: Tensor | None = None) -> Removal:

@@ -114,7 +114,7 @@ def compact(map_O: Tensor, rings: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def expand(values: Tensor, rings: tuple[tuple[int, int], ...], size: tuple[int, ...]) -> Tensor:
-    """Rebuild a bias map of any output `size` with the same border classes from `compact` values."""
+    """Rebuild a bias map from `compact` values for another output `size`, whose input size has the same remainder by the strides."""
     for axis, ((front, back), n) in enumerate(zip(rings, size, strict=True), start=1):
         if values.shape[axis] != n:
             keep = [*range(front), *[front] * (n - front - back), *range(front + 1, front + 1 + back)]

@@ -24,7 +24,6 @@ class State:
         candidates: names of the sites that may be removed; all if None.
         removals: what was removed, in order.
         masks: weight masks by parameter name, float 0/1; empty for methods without unstructured pruning.
-        seed: of random choices.
     """
 
     model: fx.GraphModule
@@ -33,7 +32,6 @@ class State:
     candidates: frozenset[str] | None = None
     removals: list[Removal] = field(default_factory=list)
     masks: dict[str, Tensor] = field(default_factory=dict)
-    seed: int = 0
 
     def open_sites(self) -> list[Site]:
         """Activations that are still there and may go."""
