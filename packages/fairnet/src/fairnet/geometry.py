@@ -1,0 +1,134 @@
+"""Voronoi cells of the latent space: how deep misclassified samples lie in the wrong cell (ICCV 2023, Eq. 1-4).
+
+numpy alone; features are float64 inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from edge_shared.errors import InputError
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def centroids(features_ND: NDArray[np.floating], labels_N: Ints, predictions_N: Ints, classes: int) -> Floats:
+    """Mean feature of the correctly classified samples of each class (Eq. 1), all of them; NaN for a class that has none."""
+    features = np.asarray(features_ND, dtype=np.float64)
+    right = labels_N == predictions_N
+    sums = np.zeros((classes, features.shape[1]))
+    np.add.at(sums, labels_N[right], features[right])
+    counts = np.bincount(labels_N[right], minlength=classes)
+    with np.errstate(invalid="ignore"):
+        return sums / np.where(counts, counts, np.nan)[:, None]
+
+
+def boundary_distances(features_ND: NDArray[np.floating], labels_N: Ints, predictions_N: Ints, centres_TD: Floats) -> Floats:
+    """Relative distance d* of each sample to the boundary between its predicted and its true class (Eq. 3 and 4).
+
+    d = |(C_j - C_i)·a + (|C_i|² - |C_j|²)/2| / |C_j - C_i|, divided by the mean norm of the two centroids. 0 for samples
+    classified right; NaN where a centroid is unknown or both coincide.
+    """
+    features = np.asarray(features_ND, dtype=np.float64)
+    true, predicted = centres_TD[labels_N], centres_TD[predictions_N]
+    difference = true - predicted
+    norm = np.linalg.norm(difference, axis=1)
+    offset = ((predicted**2).sum(1) - (true**2).sum(1)) / 2
+    wrong = labels_N != predictions_N
+    distance = np.zeros(len(features))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        raw = np.abs((difference * features).sum(1) + offset) / norm
+        scale = (np.linalg.norm(true, axis=1) + np.linalg.norm(predicted, axis=1)) / 2
+        distance[wrong] = (raw / scale)[wrong]
+    distance[~np.isfinite(distance)] = np.nan
+    return distance
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One measurement during training.
+
+    Attributes:
+        step: updates done.
+        predictions: predicted class of every training sample.
+        misclassified: how many are wrong.
+        depth: their mean relative distance to the boundary; NaN if none is wrong.
+    """
+
+    step: int
+    predictions: Ints
+    misclassified: int
+    depth: float
+
+
+def measure(step: int, features_ND: NDArray[np.floating], labels_N: Ints, predictions_N: Ints, classes: int) -> Moment:
+    """Measure one moment of training."""
+    wrong = labels_N != predictions_N
+    distances = boundary_distances(features_ND, labels_N, predictions_N, centroids(features_ND, labels_N, predictions_N, classes))[wrong]
+    known = distances[np.isfinite(distances)]
+    return Moment(step, predictions_N, int(wrong.sum()), float(known.mean()) if known.size else float("nan"))
+
+
+def revealing_moment(moments: list[Moment]) -> int:
+    """Index of the moment at which misclassified samples lie deepest in the wrong cell (Eq. 2); the first one of equals.
+
+    The paper skips the first epoch; here the search starts where the number of misclassified samples settles (the next
+    measurement still has three quarters of them), because before that a network is merely untrained.
+
+    Raises:
+        InputError: if no moment has a misclassified sample with known distance: nothing contradicts a shortcut.
+    """
+    wrong = [moment.misclassified for moment in moments]
+    start = next((index for index in range(len(wrong) - 1) if wrong[index + 1] >= 0.75 * wrong[index]), 0)
+    depths = np.array([moment.depth for moment in moments[start:]])
+    if not np.isfinite(depths).any():
+        raise InputError(
+            "no conflicting samples found: once trained, the network gets every training sample right, so nothing contradicts a shortcut"
+        )
+    return start + int(np.nanargmax(depths))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which samples follow the shortcut.
+
+    Attributes:
+        pseudo_label: class that the biased network sees (its prediction at the revealing moment), per sample.
+        aligned: whether that is the true class.
+        rho: share of aligned samples per true class (Eq. 6).
+    """
+
+    pseudo_label: Ints
+    aligned: NDArray[np.bool_]
+    rho: Floats
+
+
+def alignment(labels_N: Ints, predictions_N: Ints, classes: int) -> Alignment:
+    """Alignment labels from the predictions at the revealing moment."""
+    aligned = labels_N == predictions_N
+    total = np.bincount(labels_N, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        rho = np.bincount(labels_N[aligned], minlength=classes) / np.where(total, total, np.nan)
+    return Alignment(predictions_N, aligned, rho)
+
+
+def alignment_weights(found: Alignment, labels_N: Ints) -> Floats:
+    """Weights that make aligned and conflicting samples of each class weigh the same (Eq. 5, rho by true class as in Eq. 6).
+
+    In each class with both kinds, either kind sums to the size of the class. A class with one kind only keeps weight 1 for each
+    sample: there is nothing to balance.
+    """
+    rho = found.rho[labels_N]
+    weight = np.ones(len(labels_N))
+    both = (rho > 0) & (rho < 1)
+    weight[both] = np.where(found.aligned, 1 / np.where(both, rho, 1), 1 / np.where(both, 1 - rho, 1))[both]
+    return weight
+
+
+def group_weights(labels_N: Ints, groups_N: Ints) -> Floats:
+    """Weights that make every present (label, group) cell weigh the same; mean 1."""
+    _, cell, counts = np.unique(labels_N * (groups_N.max() + 1) + groups_N, return_inverse=True, return_counts=True)
+    return len(labels_N) / (len(counts) * counts[cell].astype(np.float64))
