@@ -14,7 +14,7 @@ from tinyeeg.deployed import Deployed
 
 STACK_BYTES = 2048  # reserved for the stack beside the state
 # Instructions per multiplication of `cost.multiplications`, the most seen on the emulated Cortex-M4 (benchmarks/tinyeeg/firmware.py).
-INSTRUCTIONS_PER_MULTIPLICATION = {"float": 20, "q15": 60}
+INSTRUCTIONS_PER_MULTIPLICATION = {"float": 20, "q15": 25}
 SHARE_OF_CLOCK = 0.5  # what the chain may take, at one instruction per cycle; the rest is for radio, sampling and sleep
 
 

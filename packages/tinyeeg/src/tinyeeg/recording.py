@@ -173,11 +173,11 @@ class Recording:
         marks = []
         for onset, duration, text in zip(raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True):
             start = max(0, round((onset - start_s) * sfreq))
-            marks.append(Span(start, min(raw.n_times, start + round(duration * sfreq)), str(text)))
+            marks.append(Span(start, min(int(raw.n_times), start + round(float(duration) * sfreq)), str(text)))
         bad = [mark for mark in marks if mark.state.upper().startswith(("BAD", "EDGE"))]
         gaps = sorted({edge for mark in bad for edge in (mark.start, mark.stop) if 0 < edge < raw.n_times})
         spans = [mark for mark in marks if mark not in bad]
-        for hole in bad:
+        for hole in (mark for mark in bad if mark.stop > mark.start):
             spans = [piece for span in spans for piece in _without(span, hole)]
         date = raw.info["meas_date"]
         return Recording(

@@ -127,19 +127,22 @@ class FixedChain:
     def _filtered(self, x_CT: Ints) -> Ints:
         if not len(self.sections):
             return x_CT
-        value = x_CT << FILTER_BITS
+        # Plain Python integers: a recursion over samples is faster so than with small arrays.
+        value = np.array([self._run(row) for row in (x_CT << FILTER_BITS).tolist()])
+        return np.clip(_rounded(value, FILTER_BITS - self.ring_bits), -32768, 32767)
+
+    def _run(self, row: list[int]) -> list[int]:
         for a1, a2, a3, m0, m1, m2 in self.sections.tolist():
-            s1 = np.zeros(len(x_CT), dtype=np.int64)
-            s2 = np.zeros(len(x_CT), dtype=np.int64)
-            out = np.empty_like(value)
-            for t in range(value.shape[1]):
-                v3 = value[:, t] - s2
+            s1 = s2 = 0
+            out = []
+            for x in row:
+                v3 = x - s2
                 v1 = (a1 * s1 + a2 * v3 + (1 << 29)) >> 30
                 v2 = s2 + ((a2 * s1 + a3 * v3 + (1 << 29)) >> 30)
                 s1, s2 = _clip32(2 * v1 - s1), _clip32(2 * v2 - s2)
-                out[:, t] = (m0 * value[:, t] + m1 * v1 + m2 * v2 + (1 << 28)) >> 29
-            value = _clip32(out)
-        return np.clip(_rounded(value, FILTER_BITS - self.ring_bits), -32768, 32767)
+                out.append(_clip32((m0 * x + m1 * v1 + m2 * v2 + (1 << 28)) >> 29))
+            row = out
+        return row
 
     def _power(self, segments_CSL: Ints) -> Ints:
         n_fft, length = self.chain.n_fft, self.chain.segment
@@ -223,8 +226,8 @@ def _rounded(value: Ints, bits: int) -> Ints:
     return (value + (1 << (bits - 1))) >> bits
 
 
-def _clip32(value: Ints) -> Ints:
-    return np.clip(value, -(2**31), 2**31 - 1)
+def _clip32(value: int) -> int:
+    return min(max(value, -(2**31)), 2**31 - 1)
 
 
 def _fraction_bits(values: NDArray[np.float64], largest: int = 14) -> int:

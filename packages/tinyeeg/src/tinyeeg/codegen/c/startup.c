@@ -2,7 +2,7 @@
 #include <stdint.h>
 
 extern uint32_t _stack_top, _data_load, _data_start, _data_end, _bss_start, _bss_end;
-extern int main(void);
+extern int main(int, char **);
 #if defined(SEMIHOSTING)
 extern void initialise_monitor_handles(void);
 extern void exit(int);
@@ -23,9 +23,9 @@ void reset_handler(void) {
     }
 #if defined(SEMIHOSTING)
     initialise_monitor_handles();
-    exit(main());
+    exit(main(0, 0));
 #else
-    (void)main();
+    (void)main(0, 0);
 #endif
     for (;;) {
     }
