@@ -270,3 +270,29 @@ def test_bytes_scale_with_the_batch(batch, kernel, stride, data):
     assert kept == 4 * batch * len(chosen) * 36
     layer(x).sum().backward()
     assert layer.slice.grad.shape == (3, len(chosen), kernel, kernel)
+
+
+def test_channels_kept_in_8_bits():
+    """A quarter of the bytes, predicted exactly; dx and db exact, dW off by the rounding of x only."""
+    torch.manual_seed(0)
+    prepared = SelectiveModel(small_model(), torch.randn(3, 3, 32, 32), keep_bits=8)
+    chosen = {layer.name: tuple(range(0, layer.inputs, 2)) for layer in prepared.layers}
+    prepared.apply(Selection("input", chosen))
+    assert prepared.predict().total == prepared.measure()
+    flat = [
+        int(s) + c for s, layer in zip(prepared.costs("bytes", "input").starts, prepared.layers, strict=True) for c in chosen[layer.name]
+    ]
+    assert prepared.costs("bytes", "input").total(flat) == prepared.training_bytes()["total"]
+
+    exact = nn.Conv2d(4, 5, 3, padding=1).double()
+    rounded, same = Selective(copy.deepcopy(exact), keep_bits=8), Selective(copy.deepcopy(exact))
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    gradients = []
+    for layer in (rounded, same):
+        layer.select([1, 3])
+        a = x.clone().requires_grad_()
+        layer(a).square().sum().backward()
+        gradients.append((a.grad, layer.slice.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    relative = (gradients[0][1] - gradients[1][1]).norm() / gradients[1][1].norm()
+    assert 0 < relative < 0.01

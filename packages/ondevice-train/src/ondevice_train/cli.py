@@ -167,6 +167,7 @@ def fit(
     biases: Annotated[int | None, typer.Option("--biases", help="Biases of the last so many layers train too.", min=0)] = None,
     scheme: Annotated[str | None, typer.Option("--scheme", help="sparse-update: JSON file or text, or a published scheme.")] = None,
     ranking: Annotated[Path | None, typer.Option("--ranking", help="ranking.json of `rank`; measured at the start if omitted.")] = None,
+    keep_bits: Annotated[int, typer.Option("--keep-bits", help="Bits of the channels kept for backward: 32, or 8 (rounded).")] = 32,
     overshoot: Annotated[str | None, typer.Option("--overshoot", help="skip or stop at a channel that does not fit.")] = None,
     settings: Settings = None,
     onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="Export the model of --out to ONNX as well, verified.")] = True,
@@ -192,7 +193,7 @@ def fit(
         config = FitConfig(
             model=model, weights=weights, data=data, image_size=image_size, limit=limit, method=method, budget=budget, device=device,
             biases=biases, last=last, scheme=read_scheme(scheme, model) if scheme else None,
-            ranking=read_json(ranking, "--ranking") if ranking else None, overshoot=overshoot, options=_options(settings),
+            ranking=read_json(ranking, "--ranking") if ranking else None, overshoot=overshoot, keep_bits=keep_bits, options=_options(settings),
             epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, optimizer=optimizer,
             warmup_epochs=warmup_epochs, seed=seed,
         )  # fmt: skip

@@ -58,6 +58,7 @@ class FitConfig:
         held_out: samples of D_val for methods that compare outputs.
         overshoot: ``skip`` or ``stop``; the method's own rule if None.
         smooth_bits: bits kept of the derivatives of smooth activations: 8 or 4, 32 leaves them to torch.
+        keep_bits: bits of a kept channel's elements: 32, or 8 (selection methods).
         options: settings of the method.
         epochs, batch_size, lr, momentum, weight_decay, optimizer, warmup_epochs, label_smoothing, seed: of training.
     """
@@ -79,6 +80,7 @@ class FitConfig:
     held_out: int = 16
     overshoot: str | None = None
     smooth_bits: int = 8
+    keep_bits: int = 32
     options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 10
     batch_size: int = 32
@@ -369,6 +371,8 @@ class _Session:
             "predicted_total_bytes": max((row.predicted_total_bytes for row in log), default=None),
             "measured_total_bytes": max((row.measured_total_bytes for row in log), default=None),
             "trained_parameters": sum(p.numel() for p in prepared.parameters()),
+            "selector_seconds_per_epoch": statistics.median(driver.overhead_seconds) if driver.overhead_seconds else None,
+            "selector_state_bytes": driver.state_bytes(),
             **compute,
             **self._process(),
         }
@@ -395,7 +399,9 @@ class _Session:
         count = biases or 0
         if config.method == "bias-only" and config.biases is None:
             count = -1
-        prepared = SelectiveModel(self.model, self.example, head=self.head, biases=count, smooth_bits=config.smooth_bits)
+        prepared = SelectiveModel(
+            self.model, self.example, head=self.head, biases=count, smooth_bits=config.smooth_bits, keep_bits=config.keep_bits
+        )
         if config.last is not None:
             prepared.layers = prepared.layers[max(len(prepared.layers) - config.last, 0) :]
         return prepared

@@ -21,17 +21,21 @@ def write_fit(folder: Path, result: FitResult, command: str) -> None:
         with figure(folder, "accuracy") as axes:
             axes.plot([row["epoch"] + 1 for row in result.epochs], [100 * row["val_accuracy"] for row in result.epochs], marker="o")
             axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title=f"{result.config.method} on {result.config.data}")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         figures.append("accuracy")
     if result.selections:
         with figure(folder, "memory") as axes:
             epochs = [row.epoch + 1 for row in result.selections]
-            axes.plot(epochs, [row.measured_total_bytes / 1024 for row in result.selections], marker="o", label="measured")
-            axes.plot(epochs, [row.predicted_total_bytes / 1024 for row in result.selections], ls="--", label="predicted")
+            axes.bar(epochs, [row.measured_total_bytes / 1024 for row in result.selections], width=0.6, label="measured")
+            axes.plot(epochs, [row.predicted_total_bytes / 1024 for row in result.selections], "D", color="#e07a1f", label="predicted")
             budget = result.cost.get("budget")
-            if budget and budget["accounting"] == "bytes":
-                axes.axhline(budget["amount"] / 1024, color="#c23b6d", lw=1.5, label="budget")
-            axes.set(xlabel="epoch", ylabel="KiB for training", title="Memory that each epoch's selection takes", ylim=(0, None))
-            axes.legend()
+            limit = budget["amount"] / 1024 if budget and budget["accounting"] == "bytes" else 0.0
+            if limit:
+                axes.axhline(limit, color="#c23b6d", lw=1.5, label="budget")
+            top = 1.3 * max(limit, *(row.measured_total_bytes / 1024 for row in result.selections))
+            axes.set(xlabel="epoch", ylabel="KiB for training", title="Memory that each epoch's selection takes", ylim=(0, top))
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend(ncols=3, loc="upper left")
         figures.append("memory")
     record = Result(
         command=command,

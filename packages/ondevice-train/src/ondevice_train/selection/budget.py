@@ -55,6 +55,7 @@ class CostModel:
         accounting: see the module docstring.
         batch: samples per step; only ``bytes`` depends on it.
         optimizer_slots: values that the optimizer keeps for each trained weight: 0 plain SGD, 1 momentum, 2 Adam.
+        keep_bits: bits of a kept activation element; ``bytes`` only.
         base: ``bytes`` only: bytes of everything else (classifier, masks, biases) given the names of the touched layers.
         neuron_weights: replaces the weights of a neuron, by layer name (a compatibility of `velocity`).
     """
@@ -64,6 +65,7 @@ class CostModel:
     accounting: str = "units"
     batch: int = 1
     optimizer_slots: int = 0
+    keep_bits: int = 32
     base: Callable[[frozenset[str]], int] = field(default=lambda touched: 0)
     neuron_weights: dict[str, int] = field(default_factory=dict)
 
@@ -86,7 +88,9 @@ class CostModel:
         if self.accounting == "units":
             return weights + activations
         # Gradient, slice and optimizer state of each weight; an index of 8 bytes; the activation of the whole batch.
-        return 4 * weights * (2 + self.optimizer_slots) + 8 + 4 * self.batch * activations
+        kept = self.batch * activations
+        kept_bytes = 4 * kept if self.keep_bits == 32 or not activations else kept + 8 * layer.calls
+        return 4 * weights * (2 + self.optimizer_slots) + 8 + kept_bytes
 
     def of_layer(self, layer: SelectableLayer) -> int:
         """Cost of updating anything in `layer`, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,9 @@ class Driver:
         probe: batches for full gradients (oracles), made when asked for.
         held_out: inputs of D_val for methods that compare outputs, made when asked for.
         on_select: told of every new selection, after it is in place (epoch that it is for, selection, optimizer).
+
+    Attributes:
+        overhead_seconds: time that each new selection took, by epoch.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Driver:
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._pending: Selection | None = None
+        self.overhead_seconds: list[float] = []
 
     def start(self) -> None:
         """Make the first selection."""
@@ -69,8 +74,10 @@ class Driver:
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Ask for the next epoch's selection and put it in place."""
+        start = time.perf_counter()
         selection = self.selector.after_epoch(epoch.epoch, self, self.prepared.selection)
         self.prepared.apply(selection, epoch.optimizer)
+        self.overhead_seconds.append(time.perf_counter() - start)
         self._sums, self._steps = {}, 0
         self._on_select(epoch.epoch + 1, selection, epoch.optimizer)
 
@@ -101,6 +108,16 @@ class Driver:
             for module, mode in modes.items():
                 module.training = mode
         return found
+
+    def state_bytes(self) -> int:
+        """Bytes that the method keeps from epoch to epoch: norms, velocities, outputs on D_val."""
+
+        def size(value: Any) -> int:
+            if isinstance(value, dict):
+                return sum(map(size, value.values()))
+            return value.nbytes if isinstance(value, np.ndarray | Tensor) else 0
+
+        return size(self.selector.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The present selection and the method's state."""

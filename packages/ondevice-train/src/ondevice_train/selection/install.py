@@ -48,6 +48,7 @@ class SelectiveModel:
         head: module that always trains whole; the last layer if omitted.
         biases: biases of the last so many layers train (norms' biases where the layer has a norm); 0 none, -1 all.
         smooth_bits: bits for the derivatives of Hardswish, SiLU and GELU: 8 or 4; 32 leaves those activations to torch.
+        keep_bits: bits of each element of a kept channel: 32 (exact), or 8: selection and compression under one budget.
 
     Attributes:
         layers: what can be selected, in execution order.
@@ -56,9 +57,14 @@ class SelectiveModel:
         head, biases, saved, example: as given, found or derived.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, *, head: str | None = None, biases: int = 0, smooth_bits: int = 8) -> None:
+    def __init__(
+        self, model: nn.Module, example: Tensor, *, head: str | None = None, biases: int = 0, smooth_bits: int = 8, keep_bits: int = 32
+    ) -> None:
         if smooth_bits not in (4, 8, 32):
             raise InputError(f"smooth_bits is {smooth_bits}; choose 4, 8 or 32")
+        if keep_bits not in (8, 32):
+            raise InputError(f"keep_bits is {keep_bits}; choose 8 or 32")
+        self.keep_bits = keep_bits
         self.model = model
         self.example = example
         model.train()
@@ -79,7 +85,7 @@ class SelectiveModel:
         norms = freeze_norms(model)
         activations = pack_activations(model, smooth_bits if smooth_bits != 32 else 8, smooth=smooth_bits != 32)
         for layer in self.layers:
-            model.set_submodule(layer.name, Selective(modules[layer.name]))  # type: ignore[arg-type]
+            model.set_submodule(layer.name, Selective(modules[layer.name], keep_bits))  # type: ignore[arg-type]
         self.modules: dict[str, Selective] = {layer.name: model.get_submodule(layer.name) for layer in self.layers}  # type: ignore[misc]
         for name in self.bias_modules:
             bias = model.get_submodule(name).bias
@@ -90,7 +96,7 @@ class SelectiveModel:
         kinds = {name: model.get_submodule(name).kind for name in activations}
         self.saved = SavedModel(
             self.network,
-            Replaced(frozenset(self.modules), frozenset(norms), kinds, smooth_bits if smooth_bits != 32 else 8),  # type: ignore[arg-type]
+            Replaced(frozenset(self.modules), frozenset(norms), kinds, smooth_bits if smooth_bits != 32 else 8, keep_bits),  # type: ignore[arg-type]
             biases=self.bias_modules,
             dense=[self.head],
         )
@@ -111,7 +117,7 @@ class SelectiveModel:
         def base(touched: frozenset[str]) -> int:
             return self.saved.base(touched, unit) + fixed if accounting == "bytes" else 0
 
-        return CostModel(self.layers, unit, accounting, batch, optimizer_slots, base)
+        return CostModel(self.layers, unit, accounting, batch, optimizer_slots, self.keep_bits, base)
 
     def _whole_parameters(self) -> list[nn.Parameter]:
         """Trained parameters that are no slices: the head and the biases."""

@@ -27,6 +27,7 @@ class SelectableLayer:
         shared_activations: elements needed as soon as any neuron is updated: the whole input, 0 of a depthwise layer.
         input_macs: MACs of one input channel's weight gradient, one sample.
         depthwise: whether channels are convolved one by one.
+        calls: how often the module is called in one forward pass.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SelectableLayer:
     shared_activations: int
     input_macs: int
     depthwise: bool
+    calls: int = 1
 
     def channels(self, unit: str) -> int:
         """How many there are to choose from."""
@@ -88,6 +90,7 @@ def _layer(name: str, calls: list[Layer], batch: int) -> SelectableLayer:
         shared_activations=0 if depthwise else activations * first.in_channels,
         input_macs=channel_weights(first) * positions,
         depthwise=depthwise,
+        calls=len(calls),
     )
 
 

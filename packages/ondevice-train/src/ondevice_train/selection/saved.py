@@ -27,12 +27,14 @@ class Replaced:
         norms: BatchNorms on frozen statistics.
         activations: packed activations, with their kind.
         bits: bits of the smooth ones.
+        keep_bits: bits of the copied channels: 32, or 8 and 8 bytes more for each channel and call.
     """
 
     selective: frozenset[str] = frozenset()
     norms: frozenset[str] = frozenset()
     activations: Mapping[str, str] = field(default_factory=dict)
     bits: int = 8
+    keep_bits: int = 32
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ class SavedModel:
         for layer in self.network.weighted():
             count = len(selection.channels.get(layer.module or layer.name, ()))
             if count and (selection.unit == INPUT or layer.is_depthwise):
-                kept = count * layer.in_shape[0] * channel_activations(layer) * self.network.tensors[layer.output].itemsize
+                elements = count * layer.in_shape[0] * channel_activations(layer)
+                item = self.network.tensors[layer.output].itemsize
+                kept = elements + 2 * item * count if self.replaced.keep_bits == 8 else elements * item
                 per_layer[layer.name] = per_layer.get(layer.name, 0) + kept
                 channels += kept
         return SavedPrediction(channels, masks, other, per_layer)
