@@ -202,7 +202,6 @@ def fit(
     """
     fabric = _fabric(device, config.precision)
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    _seed(config.seed)
     optimizer = optimizer or _optimizer(config, _trainable(model) if parameters is None else parameters)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
@@ -218,6 +217,7 @@ def fit(
     done = run.epoch * steps_per_epoch + run.batches
     with _interrupts() as interrupted, progress(description, config.epochs * steps_per_epoch) as advance:
         advance(done)
+        _seed(config.seed)  # only now: importing rich for the bar draws from Python's generator, the first time
         while run.epoch < config.epochs and not run.history.stopped_early:
             set_mode(model)
             for batch in run.remaining_batches():
