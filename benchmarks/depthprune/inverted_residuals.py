@@ -1,12 +1,13 @@
 """MobileNetV2 with the two inner activations of every block made linear: merged exactly, timed in ONNX Runtime at batch 1.
 
-Run: python benchmarks/depthprune/inverted_residuals.py
+Run: python benchmarks/depthprune/inverted_residuals.py [SIDE]
 Latency of the structure only (ImageNet weights where the file is present, never fine-tuned): no accuracy is claimed here.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> None:
     file = DATA / "weights" / "mobilenet_v2-b0353104.pth"
     if file.is_file():
         model.load_state_dict(load_weights(file))
-    for side in (96, 224):
+    for side in (int(sys.argv[1]) if len(sys.argv) > 1 else 96,):
         x = torch.randn(2, 3, side, side)
         dense = prepare(capture(copy.deepcopy(model), x), x)
         linear = capture(copy.deepcopy(model), x)
@@ -38,7 +39,7 @@ def main() -> None:
         for site in inner:
             remove(linear, site)
         moved = move_to_front(linear, set(inner))
-        for policy in ("latency", "macs", "always"):
+        for policy in ("latency", "macs"):
             with torch.no_grad():
                 result = merge(linear, x, policy=policy, front_padded=moved)
                 error = float((result.model(x) - linear(x)).abs().max() / linear(x).abs().max())

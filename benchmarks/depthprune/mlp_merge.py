@@ -1,12 +1,13 @@
 """Every MLP of a transformer made linear and merged: MACs of the MLPs, latency of the whole model, equality of the logits.
 
-Run: python benchmarks/depthprune/mlp_merge.py
+Run: python benchmarks/depthprune/mlp_merge.py [TIMM_MODEL@SIDE ...]
 Random weights: latency and equality do not depend on them; accuracy is not claimed here.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +25,9 @@ from edge_shared.artifacts import export_onnx
 
 def main() -> None:
     rows = []
-    for name, side in (("vit_tiny_patch16_224", 96), ("swin_tiny_patch4_window7_224", 224)):
+    for name, side in ((n, int(s)) for n, s in (a.split("@") for a in sys.argv[1:] or ["vit_tiny_patch16_224@96"])):
         torch.manual_seed(0)
-        try:
-            model = timm.create_model(name, img_size=side).eval()
-        except TypeError:
-            model = timm.create_model(name).eval()
+        model = timm.create_model(name, img_size=side).eval()
         x = torch.randn(2, 3, side, side)
         dense = prepare(capture(copy.deepcopy(model), x), x)
         linear = capture(model, x)

@@ -157,6 +157,22 @@ def test_padded_three_by_three_pairs_are_refused_or_named_approximate() -> None:
     torch.testing.assert_close(approx.model(x)[:, :, 1:-1, 1:-1], net(x)[:, :, 1:-1, 1:-1], atol=1e-5, rtol=1e-5)
 
 
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.add(self.a(x), x, alpha=2) + 1)
+
+
+def test_scaled_additions_are_no_skips() -> None:
+    net, x = Scaled().eval(), torch.randn(2, 4)
+    result = merge(net, x, policy="always")
+    assert result.certificates == []
+    assert torch.equal(result.model(x), net(x))
+
+
 class Dead(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,9 +112,8 @@ def _layer_behind(gm: fx.GraphModule, node: object, direct: bool) -> tuple[fx.No
 
 
 def is_add(node: object) -> bool:
-    """Whether a node adds two tensors."""
-    import operator
+    """Whether a node adds two tensors, unscaled."""
 
-    if not isinstance(node, fx.Node) or len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args):
+    if not isinstance(node, fx.Node) or node.kwargs or len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args):
         return False
     return node.target in (operator.add, operator.iadd, torch.add, "add", "add_")

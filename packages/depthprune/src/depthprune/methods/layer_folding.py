@@ -58,7 +58,7 @@ class LayerFolding(Method):
 
     def score(self, state: State) -> dict[str, float]:
         """1 - alpha per site that is left."""
-        return {name: 1.0 - float(fold.alpha) for name, fold in folds(state).items()}
+        return {name: 1.0 - float(fold.alpha.detach()) for name, fold in folds(state).items()}
 
     def choose(self, state: State, scores: dict[str, float], count: int) -> list[str]:
         """Up to `count` sites above the threshold, or the one that comes nearest."""
