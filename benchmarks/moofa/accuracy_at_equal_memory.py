@@ -36,8 +36,8 @@ from scipy.stats import t
 
 RESULTS = Path(__file__).parents[1] / "results"
 SETTINGS = {
-    "digits": {"spaces": ["digits8", "digits8-control"], "epochs": 12, "limit": None, "labels": 150, "gauge": None},
-    "mnist": {"spaces": ["mnist28", "mnist28-control"], "epochs": 6, "limit": 3000, "labels": 120, "gauge": 1000},
+    "digits": {"spaces": ["digits8", "digits8-control"], "epochs": 10, "limit": None, "labels": 100, "gauge": None},
+    "mnist": {"spaces": ["mnist28", "mnist28-control"], "epochs": 4, "limit": 1500, "labels": 80, "gauge": 800},
 }
 BUDGETS = 6
 
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--path", help="data set by name or path; the name of --data if omitted")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     settings = SETTINGS[arguments.data]
     file = RESULTS / f"moofa-accuracy-{arguments.data}.json"
     runs = json.loads(file.read_text())["runs"] if file.exists() else []

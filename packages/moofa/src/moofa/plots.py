@@ -49,7 +49,7 @@ def _block_starts(names: Sequence[str]) -> dict[str, int]:
     starts: dict[str, int] = {}
     for index, name in enumerate(names):
         part = name.split(".")
-        title = f"block {part[1]}" if part[0] == "blocks" else part[0].replace("_", " ")
+        title = f"block {part[1]}" if part[0] == "blocks" else "stem" if part[0] == "stem" else "head"
         starts.setdefault(title, index)
     return starts
 

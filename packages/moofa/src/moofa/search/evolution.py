@@ -11,6 +11,8 @@ from moofa.budget import Budget, Infeasible
 from moofa.costs import Costs, CostTable
 from moofa.search.archive import Archive
 
+POLISH_ROUNDS = 20
+
 
 @dataclass(frozen=True)
 class Evolution:
@@ -99,8 +101,8 @@ def evolve(
 
 
 def _polish(archive: Archive, budget: Budget, population: np.ndarray, scores: np.ndarray, keep: int, seen: set[bytes]) -> np.ndarray:
-    """Try every single change of the best networks, again as long as the best one gets better."""
-    while True:
+    """Try every single change of the best networks, again as long as the best one gets better (at most `POLISH_ROUNDS` times)."""
+    for _ in range(POLISH_ROUNDS):
         order = np.argsort(-scores, kind="stable")
         population, scores = population[order], scores[order]
         neighbours = np.vstack([_neighbours(archive.table, row) for row in population[:keep]])
@@ -111,7 +113,8 @@ def _polish(archive: Archive, budget: Budget, population: np.ndarray, scores: np
         before = scores[0]
         population, scores = np.vstack([population, neighbours]), np.concatenate([scores, new])
         if new.max() <= before:
-            return population[np.argsort(-scores, kind="stable")][: len(order)]
+            break
+    return population[np.argsort(-scores, kind="stable")]
 
 
 def _neighbours(table: CostTable, row: np.ndarray) -> np.ndarray:
