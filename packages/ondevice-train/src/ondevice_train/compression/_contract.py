@@ -85,7 +85,9 @@ def _conv_project(core: Tensor, factors: Factors, grad: Tensor, geometry: ConvGe
     rows = _taps(high, k if high is None else high.shape[0], p, kh, sh, dh, geometry.padding[0], z)
     columns = _taps(wide, l if wide is None else wide.shape[0], q, kw, sw, dw, geometry.padding[2], z)
     if p * q <= _JOINT_PIXELS:
-        projected = z.reshape(a * o, p * q) @ torch.kron(rows, columns)
+        # Not torch.kron: it takes views that one-column bases do not allow.
+        joint = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(p * q, -1)
+        projected = z.reshape(a * o, p * q) @ joint
     else:
         projected = multiply(multiply(z, columns.t(), 3), rows.t(), 2)
     groups, channel = geometry.groups, factors[1]
