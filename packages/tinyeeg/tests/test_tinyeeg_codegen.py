@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinyeeg import boards, cost, presets, synthetic, training
+from tinyeeg import boards, cost, models, presets, protocols, synthetic, training
 from tinyeeg.chain import Smoothing
 from tinyeeg.codegen.export import export_c99
 from tinyeeg.codegen.fixed import FixedChain, FixedModel
 from tinyeeg.deployed import Deployed
+from tinyeeg.table import extract
 
 needs_gcc = pytest.mark.skipif(not (shutil.which("cc") and shutil.which("make")), reason="no C compiler")
 needs_arm = pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="no arm-none-eabi-gcc")
@@ -22,16 +23,27 @@ EPOC = synthetic.generate(seconds=60, subjects=2, sessions=1, headset="epoc7")
 SANITIZE = "DEFINES=-DPRINT_FEATURES -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
+def fitted(table, name, normalise="person"):
+    """The pipeline fitted on all windows, without scoring it."""
+    evaluation = protocols.time_only(table.windows, "cross-subject")
+    return training.fit_all(table, replace(evaluation, model=name, normalise=normalise), tune=False, seed=0)
+
+
 @pytest.fixture(scope="module")
 def deployed():
-    compact = {name: training.train(MUSE, chain=presets.compact(), model=name).model for name in ("lda", "mlp", "forest", "boosting")}
+    table = extract(MUSE, presets.compact())
+    compact = {name: fitted(table, name) for name in ("lda", "mlp", "forest", "boosting")}
     lda = compact["lda"]
     exponential = replace(lda, person=False, chain=replace(lda.chain, smoothing=Smoothing("exponential", 8)))
     unfiltered = replace(lda, chain=replace(lda.chain, smoothing=Smoothing(), sections=()))
+    two = extract([recording for recording in MUSE if "drowsy" not in recording.name], presets.compact())
     return {
-        **compact, "exponential": exponential, "unfiltered": unfiltered, "aci": training.train(EPOC, chain=presets.aci2019_stft()).model,
-        "two": training.train([r for r in MUSE if "drowsy" not in r.name], chain=presets.compact(), model="svm").model,
-    }  # fmt: skip
+        **compact,
+        "exponential": exponential,
+        "unfiltered": unfiltered,
+        "aci": fitted(extract(EPOC, presets.aci2019_stft()), "lda"),
+        "two": fitted(two, "svm", "global"),
+    }
 
 
 def run_c(folder, deployed, signal, number):
@@ -192,9 +204,6 @@ def test_emulated_cortex_m4_decides_as_python(tmp_path, deployed, number):
 
 
 def test_deployed_equals_scikit_learn_and_survives_its_file(tmp_path):
-    from tinyeeg import models, protocols
-    from tinyeeg.table import extract
-
     table = extract(MUSE, presets.compact())
     X = protocols.centred(table.X, table.windows, "person", "cross-subject")
     for name in models.NAMES:
@@ -203,8 +212,7 @@ def test_deployed_equals_scikit_learn_and_survives_its_file(tmp_path):
             y = table.windows.y[rows]
             windows = replace(table.windows.take(rows), classes=table.windows.classes[:classes])
             pipeline, _ = protocols.fit(X[rows], windows, "cross-subject", model=name, tune=False, seed=0)
-            evaluation = replace(protocols.time_only(windows, "cross-subject"), model=name, normalise="global")
-            model = training.fit_all(replace(table, X=X[rows], windows=windows), evaluation, tune=False, seed=0)
+            model = fitted(replace(table, X=X[rows], windows=windows), name, "global")
             agree = model.predict(X[rows]) == pipeline.predict(X[rows])
             # Forests and boosted trees meet ties and float32 borders; linear models and the MLP do not.
             assert agree.mean() >= (0.995 if model.kind == "trees" else 1.0), (name, classes)

@@ -176,6 +176,7 @@ def from_lsl(name: str, chain: Chain, seconds: float | None = None) -> Iterator[
 def from_brainflow(board: int, chain: Chain, seconds: float | None = None) -> Iterator[Chunk]:
     """Chunks of a BrainFlow board in microvolts (needs brainflow); a jump of the package counter marks dropped samples."""
     require("brainflow", "tinyeeg[brainflow]")
+    require("pkg_resources", "setuptools<81")  # which brainflow 5.23 imports
     from brainflow.board_shim import BoardShim, BrainFlowError, BrainFlowInputParams
 
     BoardShim.disable_board_logger()
