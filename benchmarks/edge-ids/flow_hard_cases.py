@@ -1,17 +1,18 @@
 """SYNTHETIC: which detectors see an odd flow inside a busy benign pair of hosts, and an attack from a new host.
 
-Run: python benchmarks/edge-ids/flow_hard_cases.py
+Run: python benchmarks/edge-ids/flow_hard_cases.py [MODEL ...]
 Share of planted flows that score above the 99 % quantile of benign test flows, and ROC AUC against them; chronological split, three seeds of data and model.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from edge_ids.flow.fit import FitConfig, fit
 from edge_ids.flow.synthetic import hard_cases
-from edge_shared.files import write_json
+from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
 from sklearn.metrics import roc_auc_score
 
@@ -20,8 +21,9 @@ CASES = ("odd-flow", "new-host")
 
 
 def main() -> None:
-    rows = []
-    for model in ("graphids", "simpleae", "edge-aware", "iforest", "pca", "hbos", "cblof"):
+    models = sys.argv[1:] or ["graphids", "simpleae", "edge-aware", "iforest", "pca", "hbos", "cblof"]
+    rows = [row for row in (read_json(OUT)["rows"] if OUT.is_file() else []) if row["model"] not in models]
+    for model in models:
         found: dict[str, dict[str, list[float]]] = {case: {"detected_at_1_percent_false_alarms": [], "roc_auc": []} for case in CASES}
         for seed in range(3):
             table = hard_cases(6000, 30, seed)

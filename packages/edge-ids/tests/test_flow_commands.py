@@ -70,6 +70,29 @@ def test_same_seed_same_figures(data, tmp_path, capsys):
     assert figures[0] == figures[1]
 
 
+def test_training_resumes_to_the_same_figures(data, tmp_path, capsys, monkeypatch):
+    from edge_ids.flow import commands
+
+    arguments = ["--data", data, "--model", "simpleae", "--epochs", 5, "--no-controls", "--json"]
+    whole = json.loads(call(capsys, "train", *arguments, "--out", tmp_path / "whole")[1])
+    lines = []
+
+    def dying(line):
+        lines.append(line)
+        if len(lines) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "say", dying)
+    assert call(capsys, "train", *arguments, "--out", tmp_path / "part")[0] == 130
+    code, out, _ = call(capsys, "train", "--resume", tmp_path / "part", "--json")
+    assert code == 0
+    assert len(lines) == 3 + 3, "two epochs were kept"
+    part = json.loads(out)
+    for name in ("pr_auc", "macro_f1", "threshold"):
+        assert part["metrics"][name] == whole["metrics"][name]
+    assert (tmp_path / "part" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
 def test_run_streams_eve_lines_and_a_summary(trained, data, capsys):
     code, out, _ = call(capsys, "run", "--model", trained, "--csv", data, "--json")
     assert code == 0
