@@ -36,8 +36,16 @@ def expected(space: Space, row: np.ndarray, target: Target, patch_blocks: int | 
     }
 
 
-@pytest.mark.parametrize("name", ["digits8", "mnist28+", "moofa-v3", "ofa-mobilenet-v3"])
-@pytest.mark.parametrize(("model", "bits", "device"), TARGETS)
+@pytest.mark.parametrize(
+    ("name", "model", "bits", "device"),
+    [(name, *target) for name in ("digits8", "mnist28+") for target in TARGETS]
+    + [
+        ("moofa-v3", "A", 8, None),
+        ("moofa-v3", "C", 8, "stm32f746"),
+        ("ofa-mobilenet-v3", "D", 8, None),
+        ("ofa-mobilenet-v3", "E", 8, None),
+    ],
+)
 def test_costs_equal_the_shared_arithmetic_exactly(name, model, bits, device):
     space = PRESETS[name]()
     table = CostTable(space, Target(model, bits, load(device) if device else None))

@@ -93,14 +93,14 @@ def test_the_papers_metric_equals_every_published_pair():
 
 
 def test_defect_3_model_a_counts_the_skip_in_the_projection():
-    under = 0
-    for space_name, resolution, text, published in GOLDEN:
+    under, sample = 0, GOLDEN[::4]
+    for space_name, resolution, text, published in sample:
         config = PRESETS[space_name]().config(golden_choice(resolution, text))
         full = profile(config, memory_model="A", with_layers=False).peak_items
         assert full >= published
         under += full > published
     # The paper's metric promises too little for many of its own networks.
-    assert under > 40
+    assert under > len(sample) / 6
 
 
 @pytest.mark.parametrize(

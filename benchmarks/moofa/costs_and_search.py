@@ -1,0 +1,139 @@
+"""Speed of the vectorised costs and of the search, optimum of digits8, use of the budget, flatness of designed spaces.
+
+    python benchmarks/moofa/costs_and_search.py [--model FOLDER]
+
+`--model` is a folder of `moofa train`: its predictor is then what is searched; without it a rugged artificial score is.
+Writes benchmarks/results/moofa-costs-and-search.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+from edge_shared.files import write_json
+from edge_shared.report import environment
+from moofa.budget import Budget, Target
+from moofa.costs import CostTable
+from moofa.design import DesignConfig, design
+from moofa.presets import PRESETS
+from moofa.search import search
+from moofa.workflow import Trained
+
+RESULTS = Path(__file__).parents[1] / "results"
+DESIGNS = [
+    (8, 1, 5_408, "A"),
+    (28, 1, 14_912, "A"),
+    (28, 1, 16_000, "D"),
+    (32, 3, 30_000, "A"),
+    (32, 3, 40_000, "D"),
+    (96, 3, 100_000, "C"),
+]
+
+
+def rugged(table: CostTable, seed: int):
+    rng = np.random.default_rng(seed)
+    size = len(table.genes.sizes)
+    line, square = 0.02 * rng.normal(size=size) + 0.02, 0.01 * rng.normal(size=(size, size))
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        x = rows / np.maximum(table.genes.sizes - 1, 1)
+        return np.round(x @ line + ((x @ square) * x).sum(1), 9)
+
+    return score
+
+
+def rates() -> list[dict]:
+    result = []
+    for name in ("digits8", "mnist28+", "moofa-v3", "ofa-mobilenet-v3"):
+        for model in "ABCD":
+            started = time.perf_counter()
+            table = CostTable(PRESETS[name](), Target(model, 8))
+            built = time.perf_counter() - started
+            rows = table.genes.sample(100_000, np.random.default_rng(0))
+            times = []
+            for _ in range(3):
+                started = time.perf_counter()
+                table.costs(rows)
+                times.append(time.perf_counter() - started)
+            result.append(
+                {"space": name, "memory_model": model, "networks_per_second": round(1e5 / float(np.median(times))), "table_seconds": built}
+            )
+    return result
+
+
+def optimum(table: CostTable, score) -> dict:
+    rows = table.genes.enumerate()
+    values, costs = score(rows), table.costs(rows)
+    budgets = np.unique(costs.ram)
+    hits, seconds, evaluated = 0, [], []
+    for seed in range(20):
+        budget = Budget(ram=int(budgets[-1 - seed % len(budgets)]))
+        found = search(table, score, budget, method="evolution", seed=seed)
+        hits += bool(found.found.score == values[budget.allows(costs)].max())
+        seconds.append(found.seconds)
+        evaluated.append(found.evaluated)
+    return {
+        "seeds": 20,
+        "optimum_found": hits,
+        "networks": len(rows),
+        "median_evaluated": int(np.median(evaluated)),
+        "longest_seconds": max(seconds),
+    }
+
+
+def use(table: CostTable, score, count: int = 12) -> dict:
+    ends = table.costs(table.genes.encode([table.space.smallest(), table.space.largest()])).ram
+    found = [search(table, score, Budget(ram=int(ram)), seed=0) for ram in np.linspace(ends[0], ends[1], count)]
+    values = [one.utilisation for one in found]
+    return {
+        "space": table.space.name,
+        "budgets": count,
+        "mean": float(np.mean(values)),
+        "least": float(np.min(values)),
+        "at_least_0.85": int(np.sum(np.array(values) >= 0.85)),
+        "longest_search_seconds": max(one.seconds for one in found),
+        "monotone": [one.found.score for one in found] == sorted(one.found.score for one in found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of `moofa train`")
+    arguments = parser.parse_args()
+    trained = Trained.load(arguments.model) if arguments.model else None
+    digits = CostTable(trained.space if trained else PRESETS["digits8"](), Target("D", 8))
+    score = trained.predictor if trained else rugged(digits, 7)
+    large = [CostTable(PRESETS[name](), Target("D", 8)) for name in ("mnist28+", "moofa-v3", "ofa-mobilenet-v3")]
+    designs = []
+    for resolution, channels, ram, model in DESIGNS:
+        found = design(Budget(ram=ram), Target(model, 8), DesignConfig(resolution, channels))
+        designs.append(
+            {
+                "resolution": resolution, "ram": ram, "memory_model": model, "widths": [stage.width for stage in found.space.stages],
+                "flatness_largest": found.largest["flatness"], "flatness_smallest": found.smallest["flatness"],
+                "use_largest": found.largest["ram"] / ram, "control_widths": found.control.get("widths"), "control_flatness": found.control.get("flatness"),
+            }
+        )  # fmt: skip
+    write_json(
+        RESULTS / "moofa-costs-and-search.json",
+        {
+            "command": "python benchmarks/moofa/costs_and_search.py" + (" --model FOLDER" if trained else ""),
+            "score": "predictor of `moofa train`"
+            if trained
+            else "artificial, with interactions between all entries; says nothing of accuracy",
+            "machine": {"cpu": environment().processor or platform.machine(), "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0]},
+            "costs": rates(),
+            "optimum_digits8": optimum(digits, score),
+            "use_of_budget": [use(digits, score)] + [use(table, rugged(table, 0)) for table in large],
+            "designs": designs,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
