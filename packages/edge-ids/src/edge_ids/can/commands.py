@@ -295,6 +295,67 @@ def run(
         emit(summary, False, lambda console: console.print(table("summary", ["", "value"], rows)))
 
 
+@app.command()
+def compare(
+    data: Trace,
+    models: Annotated[
+        str, typer.Option("--models", help="Comma separated: streaming, random-forest, lightgbm, lccde, lstm, dcnn, attention.")
+    ] = "streaming,random-forest,lightgbm,lccde",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="time (cannot leak), paper (random frames: leaks), or both side by side.")
+    ] = "time",
+    multiclass: Annotated[bool, typer.Option("--multiclass", help="Tell attack classes apart.")] = False,
+    smote: Annotated[
+        int, typer.Option("--smote", help="Raise attack classes to so many training rows (the paper: 100000); 0 for none.", min=0)
+    ] = 0,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Of the deep models; by default the paper's (LSTM 10, DCNN 30).", min=1)
+    ] = None,
+    format: Format = None,
+    metadata: Metadata = None,
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Train and test the models of the comparative study; the paper's leaky protocol and an honest one side by side."""
+    from edge_shared.files import open_run, plain, write_json
+
+    from edge_ids.can.compare import PROTOCOLS, Protocol
+    from edge_ids.can.compare import compare as run_all
+
+    if protocol not in (*PROTOCOLS, "both"):
+        raise InputError(f"--protocol {protocol!r}: use time, paper or both")
+    protocols: list[Protocol] = [p for p in PROTOCOLS if protocol in (p, "both")]
+    frames, malformed = _load(data, format, metadata)
+    frames = frames.sorted()
+    run_folder = open_run(out, None, {"data": str(data), "models": models}) if out is not None else None
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    results = run_all(frames, names, protocols, seed=seed, binary=not multiclass, smote=smote, epochs=epochs)
+    document = plain({"data": str(data), "synthetic": frames.synthetic, "frames": len(frames), "seed": seed, "results": results})
+    document["malformed"] = sum(malformed.values())
+    if run_folder is not None:
+        write_json(run_folder.path / "result.json", document)
+        run_folder.commit()
+
+    def show(console: Any) -> None:
+        columns = ["model", "protocol", "F1", "FNR", "MCC", "PR-AUC", "event recall", "false alarms/h"]
+        rows = []
+        for item in results:
+            m = item["metrics"]
+            rows.append(
+                [
+                    item["model"],
+                    item["protocol"],
+                    *[m.get(k) for k in ("f1", "fnr", "mcc", "pr_auc", "event_recall", "false_alarms_per_hour")],
+                ]
+            )
+        console.print(table(f"{data}: {len(frames):,} frames", columns, rows))
+        if "paper" in protocols:
+            console.print("protocol paper splits random frames and leaks; do not read its scores as detection", soft_wrap=True)
+
+    emit(document, json, show)
+
+
 def _first_time(path: Path, format: str | None) -> int:
     from edge_ids.can.readers import TraceReader
 

@@ -22,7 +22,7 @@ from edge_ids.can.profile import Profile, key_name, keys_of, payloads
 
 SIGNATURES = {
     "timing": ("frames of this ID come faster than ever in training", "fabrication", 1),
-    "length": ("payload lengths never seen for this ID", "malformed", 2),
+    "format": ("payload lengths, or whole payloads, unlike anything seen for this ID", "malformed", 1),
     "payload-bits": ("payload bits that never changed in training", "payload", 1),
     "payload-jump": ("payload jumps further than in training", "payload", 2),
     "counter": ("the message counter is broken", "masquerade", 1),

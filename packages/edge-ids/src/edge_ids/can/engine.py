@@ -22,10 +22,12 @@ import numpy as np
 
 from edge_ids.can._jit import compiled
 
-DETECTORS = ("timing", "length", "payload-bits", "payload-jump", "counter", "frozen", "ensemble", "silence", "unknown-id", "bus-load")
-TIMING, LENGTH, BITS, JUMP, COUNTER, FROZEN, ENSEMBLE, SILENCE, UNKNOWN, LOAD = range(10)
+DETECTORS = ("timing", "format", "payload-bits", "payload-jump", "counter", "frozen", "ensemble", "silence", "unknown-id", "bus-load")
+TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, ENSEMBLE, SILENCE, UNKNOWN, LOAD = range(10)
 PER_ID = 7  # detectors 0..6 keep a sum per ID; silence is a timer per ID; the last two are of the whole bus
 ONE_BIT = 16
+ENSEMBLE_CAP = 24 * ONE_BIT
+ALIEN_BITS = 16  # no benign trace at hand ever showed more than 13 unseen bits at once, however short the training
 HINT = 16  # shift of a detector's bit in the mask of a frame when it may raise anomalies only
 BINS = 256  # interval bins, 8 per octave of microseconds
 UNKNOWN_SLOTS = 1024
@@ -43,14 +45,14 @@ class Model(NamedTuple):
     Attributes:
         hash_key_H, hash_slot_H: open addressing from frame key to index of the known ID; an empty slot is -1.
         lengths_K: bit mask of payload lengths seen.
-        length_evidence_K: evidence of another length.
+        length_evidence_K: evidence of another length, or of `ALIEN_BITS` and more unseen payload bits in one frame.
         timing_evidence_KB: evidence of an interval by its logarithmic bin (short side only).
         median_K: median interval, us; 0 if never repeated.
         silence_K: an ID silent for longer, us, is missing; 0 for an ID without a reliable period.
         ones_K, zeros_K: payload bits ever seen at 1 and at 0.
         byte_evidence_K: evidence of one byte with bits never seen.
-        mature_K: 1 if no new bit turned up in the second half of a long training, so that repeats may add up.
         jump_evidence_KJ: evidence of a Hamming distance to the previous payload (0..64).
+        step_KB: largest change of each payload byte between frames, modulo 256 and in either direction (0..128), with a margin.
         counter_KC3: right shift, bits, step of up to four counters; bits 0 ends the list.
         counter_evidence_KC: evidence of a break.
         frozen_K: a payload repeated this often is frozen; 0 for an ID whose payload may rest.
@@ -68,8 +70,8 @@ class Model(NamedTuple):
     ones_K: Any
     zeros_K: Any
     byte_evidence_K: Any
-    mature_K: Any
     jump_evidence_KJ: Any
+    step_KB: Any
     counter_KC3: Any
     counter_evidence_KC: Any
     frozen_K: Any
@@ -85,6 +87,7 @@ class State(NamedTuple):
 
     Attributes:
         last_K: time of the last frame, us, or `NEVER`.
+        interval_K: the last interval, us.
         backlog_K: how much earlier than the period the frames come, us (see `_timing`).
         payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated.
         novel_K, novel_time_K: unseen bits already counted, and when one was last seen.
@@ -96,6 +99,7 @@ class State(NamedTuple):
     """
 
     last_K: Any
+    interval_K: Any
     backlog_K: Any
     payload_K: Any
     has_payload_K: Any
@@ -129,7 +133,7 @@ def new_state(known: int) -> State:
         bus[index] = NEVER
     k = max(known, 1)
     return State(
-        last_K=np.full(k, NEVER), backlog_K=zeros(k), payload_K=zeros(k), has_payload_K=zeros(k), run_K=zeros(k),
+        last_K=np.full(k, NEVER), interval_K=zeros(k), backlog_K=zeros(k), payload_K=zeros(k), has_payload_K=zeros(k), run_K=zeros(k),
         novel_K=zeros(k), novel_time_K=np.full(k, NEVER), sums_KD=zeros(k, PER_ID), active_KD=zeros(k, PER_ID),
         alerted_KD=np.full((k, PER_ID), NEVER), evidence_KD=np.full((k, PER_ID), NEVER),
         silent_K=zeros(k), silent_alerted_K=np.full(k, NEVER),
@@ -318,7 +322,8 @@ def step(
 
     # --- evidence of this frame, by detector
     e_timing = 0
-    e_length = 0
+    e_format = 0
+    in_time = 0
     e_bits = 0
     e_jump = 0
     e_counter = 0
@@ -335,13 +340,18 @@ def step(
         interval = max(time - last, 0)
         if 3 * interval > 2 * median and 2 * interval < 3 * median:
             s.backlog_K[k] = s.backlog_K[k] * 7 // 8
+            in_time = 1
         else:
             s.backlog_K[k] = min(max(s.backlog_K[k] + median - interval, -8 * median), 8 * median)
-        if 2 * s.backlog_K[k] >= median:
+        # A slow ID that falls into an even rhythm at a third of its period or less has changed its mode; forged frames
+        # between the legitimate ones cannot keep an even rhythm.
+        even = 8 * abs(interval - s.interval_K[k]) <= interval and 3 * interval <= median and median >= 50_000
+        s.interval_K[k] = interval
+        if 2 * s.backlog_K[k] >= median and not even:
             e_timing = m.timing_evidence_KB[k, interval_bin(interval)]
 
     if (m.lengths_K[k] >> min(length, 62)) & 1 == 0:
-        e_length = m.length_evidence_K[k]
+        e_format = m.length_evidence_K[k]
 
     if key & 0x40000000 == 0:
         present = -1 if length >= 8 else -1 << (64 - 8 * length) if length > 0 else 0
@@ -351,6 +361,8 @@ def step(
                 s.novel_K[k] = 0
             s.novel_time_K[k] = time
             fresh = unseen & ~s.novel_K[k]
+            if popcount(fresh) >= ALIEN_BITS:
+                e_format = max(e_format, 3 * m.length_evidence_K[k])
             s.novel_K[k] |= unseen
             byte = 0xFF
             for _ in range(8):
@@ -358,13 +370,15 @@ def step(
                     e_bits += m.byte_evidence_K[k]
                 byte <<= 8
             if e_bits == 0:
-                if m.mature_K[k]:
-                    e_bits = 2 * ONE_BIT
-                else:
-                    drift_bits = ONE_BIT // 4  # still in unseen territory: forget slowly
+                drift_bits = ONE_BIT // 4  # still in unseen territory: forget slowly
         if s.has_payload_K[k]:
             changed = payload ^ s.payload_K[k]
             e_jump = m.jump_evidence_KJ[k, popcount(changed)]
+            if changed != 0:
+                for b in range(8):
+                    difference = ((payload >> (8 * b)) - (s.payload_K[k] >> (8 * b))) & 0xFF
+                    if min(difference, 256 - difference) > m.step_KB[k, b]:
+                        e_jump += m.byte_evidence_K[k]
             for c in range(4):
                 width = m.counter_KC3[k, c, 1]
                 if width == 0:
@@ -382,16 +396,18 @@ def step(
     # --- leaky sums and alarms
     mature = m.limits[L_MATURE]
     alone = False
-    total = e_timing + e_length + e_counter
-    if mature:
-        total += e_bits + e_jump + e_frozen
+    if mature and in_time:
+        e_counter *= 2  # no frame is missing, so the break is not the logger's
+    # To the ensemble no detector gives more than half of its base threshold at once: it takes two of them.
+    # The detectors of values have no vote: when a vehicle enters new territory they are wrong together.
+    total = min(e_timing, ENSEMBLE_CAP) + min(e_format, ENSEMBLE_CAP) + min(e_counter, ENSEMBLE_CAP)
     for d in range(PER_ID):
         evidence = total
         drift = ONE_BIT
         if d == TIMING:
             evidence = e_timing
-        elif d == LENGTH:
-            evidence = e_length
+        elif d == FORMAT:
+            evidence = e_format
         elif d == BITS:
             evidence = e_bits
             drift = drift_bits

@@ -1,6 +1,6 @@
 """Metrics that a driver would ask for: false alarms per hour, event recall, time to the first alarm; and the usual ones.
 
-An *event* is a run of attack frames of one class without a pause of more than a second. It is found if one of its frames
+An *event* is a run of attack frames of one class without a pause of more than three seconds. It is found if one of its frames
 is flagged, or an alert falls between its start and one second after its end. An alert outside of all events (and the two
 seconds after them, while sums run down) is a false alarm.
 """
@@ -16,7 +16,7 @@ from edge_ids.can.detector import Detection, Scores
 from edge_ids.can.engine import DETECTORS, HINT
 from edge_ids.can.frames import Array, Frames
 
-EVENT_GAP_US = 1_000_000
+EVENT_GAP_US = 3_000_000
 GRACE_US = 1_000_000
 AFTER_US = 2_000_000
 BINS = 2001  # ratios are whole thousandths, from 0 to 2

@@ -1,7 +1,7 @@
 """Learn what benign traffic looks like, and set the thresholds of the streaming engine from benign traffic alone.
 
 Thresholds are found by forward chaining: a model of the first 25, 50 and 75 % of the training time is run over the
-quarter that follows, and the highest sum that each ID and detector reaches there, times 1.5 plus 8 bits, is the least
+quarter that follows, and the highest sum that each ID and detector reaches there, doubled, plus 8 bits, is the least
 threshold of the final model (which is fitted on everything). A detector that is useless for an ID, because benign
 traffic itself keeps surprising it, is thereby switched off for that ID, and the file says so.
 """
@@ -26,7 +26,7 @@ from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
 FORMAT = "edge-ids-can-profile-1"
 MAX_IDS = 4096
 OFF = 1 << 40  # a threshold that is never reached
-BASE_BITS = {"timing": 30, "length": 24, "payload-bits": 36, "payload-jump": 40, "counter": 36, "frozen": 30, "ensemble": 48}
+BASE_BITS = {"timing": 30, "format": 24, "payload-bits": 36, "payload-jump": 30, "counter": 28, "frozen": 30, "ensemble": 48}
 UNKNOWN_BITS = 30
 LOAD_BITS = 30
 MATURE_SECONDS = 300.0
@@ -144,12 +144,12 @@ def train(frames: Frames) -> Profile:
                 highest_KD[final] = np.maximum(highest_KD[final], sums[k])
         highest_unknown = max(highest_unknown, unknown)
     base_D = np.array(list(BASE_BITS.values())) * ONE_BIT
-    need_KD = highest_KD * 3 // 2 + 8 * ONE_BIT
+    need_KD = highest_KD * 2 + 8 * ONE_BIT
     threshold_KD = np.where(highest_KD > 0, np.maximum(base_D, need_KD), base_D)
     threshold_KD[highest_KD > 256 * ONE_BIT] = OFF
     limits = profile.model.limits.copy()
     if highest_unknown:
-        limits[engine.L_UNKNOWN_THRESHOLD] = max(UNKNOWN_BITS * ONE_BIT, highest_unknown * 3 // 2 + 8 * ONE_BIT)
+        limits[engine.L_UNKNOWN_THRESHOLD] = max(UNKNOWN_BITS * ONE_BIT, highest_unknown * 2 + 8 * ONE_BIT)
     off = [f"{key_name(int(profile.keys_K[k]))}:{engine.DETECTORS[d]}" for k, d in np.argwhere(threshold_KD == OFF)]
     raised = int((threshold_KD > base_D).sum())
     info = profile.info | {
@@ -177,8 +177,8 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
         "lengths_K": np.zeros(K, np.int64), "length_evidence_K": np.zeros(K, np.int64),
         "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64),
         "silence_K": np.zeros(K, np.int64), "ones_K": np.zeros(K, np.int64), "zeros_K": np.zeros(K, np.int64),
-        "byte_evidence_K": np.zeros(K, np.int64), "mature_K": np.zeros(K, np.int64),
-        "jump_evidence_KJ": np.zeros((K, 65), np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
+        "byte_evidence_K": np.zeros(K, np.int64),
+        "jump_evidence_KJ": np.zeros((K, 65), np.int64), "step_KB": np.full((K, 8), 255, np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
         "counter_evidence_KC": np.zeros((K, 4), np.int64), "frozen_K": np.zeros(K, np.int64),
     }  # fmt: skip
     for k in range(K):
@@ -191,7 +191,7 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
         intervals = np.diff(t)[same]
         if len(intervals) >= 2:
             _fit_timing(tables, k, intervals)
-        _fit_payload(tables, k, t, p, same, length.max(), time_us[0], time_us[-1])
+        _fit_payload(tables, k, p, same, length.max(), time_us[0], time_us[-1], frames.data[rows, :8])
 
     gaps = np.diff(frames.time_us)[np.diff(frames.capture) == 0]
     gaps = gaps[gaps >= 0]
@@ -262,32 +262,31 @@ def _fit_timing(tables: dict[str, Array], k: int, intervals: Array) -> None:
         tables["silence_K"][k] = 2 * longest + 3 * median + 50_000
 
 
-def _fit_payload(tables: dict[str, Array], k: int, t: Array, p: Array, same: Array, length: int, start: int, end: int) -> None:
+def _fit_payload(tables: dict[str, Array], k: int, p: Array, same: Array, length: int, start: int, end: int, data_N8: Array) -> None:
     n = len(p)
     tables["ones_K"][k] = np.bitwise_or.reduce(p)
     tables["zeros_K"][k] = np.bitwise_or.reduce(~p)
     changed = (p[1:] ^ p[:-1])[same]
     changes = int((changed != 0).sum())
-    tables["byte_evidence_K"][k] = _bits(int(max(changes, n**0.5)), 0, cap=10, least=0)
-    ones, zeros = np.bitwise_or.accumulate(p), np.bitwise_or.accumulate(~p)
-    news = np.flatnonzero((np.diff(ones) != 0) | (np.diff(zeros) != 0))
-    last_news = t[news[-1] + 1] if len(news) else t[0]
-    long_enough = end - start >= MATURE_SECONDS * 1e6 and n >= 100
-    tables["mature_K"][k] = int(long_enough and last_news - start <= (end - start) / 2)
+    mature = bool(end - start >= MATURE_SECONDS * 1e6)
+    tables["byte_evidence_K"][k] = _bits(int(max(changes, n**0.5)), 0, cap=16 if mature else 10, least=0)
     if len(changed) < 2:
         return
     weights = np.bitwise_count(changed.view(np.uint64))  # of a signed number numpy counts the bits of |x|
     at_least = np.cumsum(np.bincount(weights, minlength=65)[::-1])[::-1]
     for distance in range(65):
         tables["jump_evidence_KJ"][k, distance] = _bits(len(changed), at_least[max(distance - 2, 0)], cap=12)
-    _fit_counters(tables, k, p, same, int(length))
+    difference = np.diff(data_N8, axis=0)[same]  # wraps modulo 256
+    largest = np.minimum(difference, -difference).max(axis=0).astype(np.int64)
+    tables["step_KB"][k] = (largest + largest // 4 + 4)[::-1]  # byte 0 is the highest of the packed payload
+    _fit_counters(tables, k, p, same, int(length), 20 if mature else 12)
     runs = np.diff(np.flatnonzero(np.r_[True, changed != 0, True])) - 1
-    limit = 3 * int(runs.max()) + 10
-    if len(changed) >= 200 and 2 * changes > len(changed) and 20 * limit <= len(changed):
-        tables["frozen_K"][k] = limit
+    # Only for an ID whose payload practically always moves: a vehicle that stops freezes many others for minutes.
+    if len(changed) >= 1000 and runs.max() <= 8:
+        tables["frozen_K"][k] = 3 * int(runs.max()) + 10
 
 
-def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, length: int) -> None:
+def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, length: int, cap: int) -> None:
     """Up to four bytes or nibbles that step by the same non-zero amount in 99 % of the frames.
 
     A checksum over a counter steps evenly too while the rest of the payload rests. So where some field counts by one,
@@ -313,7 +312,7 @@ def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, lengt
     by_one = [field for field in found if field[3] in (1, (1 << field[2]) - 1)]
     for c, (breaks, shift, width, step) in enumerate(by_one[:4] or sorted(found)[:1]):
         tables["counter_KC3"][k, c] = (shift, width, step)
-        tables["counter_evidence_KC"][k, c] = _bits(int(same.sum()), breaks, cap=12)
+        tables["counter_evidence_KC"][k, c] = _bits(int(same.sum()), breaks, cap)
 
 
 def _load_limit(frames: Frames, time_us: Array) -> int:

@@ -311,8 +311,8 @@ class Service:
                 done = 0
                 while waiting:
                     entered, message = waiting.popleft()
-                    if offset is None and message.timestamp:
-                        offset = message.timestamp - time.time()
+                    ahead = message.timestamp - time.time()
+                    offset = ahead if offset is None or ahead > offset else offset  # of the bus clock, at its least delay
                     self._one(message, channel)
                     self.latencies.append(time.perf_counter() - entered)
                     self.metrics.observe("can_latency_seconds", self.latencies[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import signal
 import threading
@@ -72,6 +74,24 @@ def _watchdog() -> Iterator[Any]:
         signal.signal(signal.SIGALRM, old)
 
 
+@contextmanager
+def _reader(path: Path) -> Iterator[Any]:
+    """python-can's reader on a file that is closed even if the reader cannot be made."""
+    import can
+    from can.io.player import MESSAGE_READERS
+
+    gz = path.suffix.lower() == ".gz"
+    suffix = Path(path.stem).suffix.lower() if gz else path.suffix.lower()
+    if suffix not in (".asc", ".blf", ".trc"):  # these readers open other files, or the name itself
+        with can.LogReader(path) as reader:
+            yield reader
+        return
+    with gzip.open(path, "rb") if gz else path.open("rb") as raw:
+        text = None if suffix == ".blf" else io.TextIOWrapper(raw, encoding="utf-8", errors="replace")  # type: ignore[arg-type]
+        source: Any = raw if text is None else text
+        yield MESSAGE_READERS[suffix](source)
+
+
 def rows(path: Path, malformed: Counter[str]) -> Iterator[Row]:
     """Yield the frames of a file that python-can can open; what it stumbles over is counted in `malformed`.
 
@@ -84,21 +104,17 @@ def rows(path: Path, malformed: Counter[str]) -> Iterator[Row]:
     require("can", "edge-ids[can]")
     if ".mf4" in path.suffixes:
         require("asammdf", "asammdf")
-    import can
-
     read = 0
     try:
-        with _watchdog() as alive:
-            reader = can.LogReader(path)
-            with reader:
-                for message in reader:
-                    read += 1
-                    if read % 1000 == 0:
-                        alive()
-                    try:
-                        yield row_of(message)
-                    except BadLine as error:
-                        malformed[str(error)] += 1
+        with _watchdog() as alive, _reader(path) as reader:
+            for message in reader:
+                read += 1
+                if read % 1000 == 0:
+                    alive()
+                try:
+                    yield row_of(message)
+                except BadLine as error:
+                    malformed[str(error)] += 1
     except _Stalled:
         malformed["stalled"] += 1
     except InputError:

@@ -141,12 +141,12 @@ def parse(
             continue
         if digits > 4:
             flag = 1
+            if ident > 0x3FFFFFFF:
+                bad[_ID] += 1
+                continue
             if ident & 0x20000000:
                 flag = 5
                 ident &= 0x1FFFFFFF
-            if ident > 0x1FFFFFFF:
-                bad[_ID] += 1
-                continue
         elif ident > 0x7FF:
             bad[_ID] += 1
             continue

@@ -1,0 +1,208 @@
+"""The command and the service as a user runs them: train, replay, live on python-can's virtual bus, reload, bad input."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_ids.alerts import EveWriter, MetricsServer
+from edge_ids.can.frames import Frames
+from edge_ids.can.generate import generate
+from edge_ids.can.inject import Attack, inject
+from edge_ids.can.service import Service
+from edge_ids.can.writers import messages, write_frames
+from edge_ids.cli import app
+from edge_shared.cli import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model, a benign trace and a labelled attacked one."""
+    folder = tmp_path_factory.mktemp("can")
+    frames, _ = generate(60, seed=1)
+    cut = len(frames) // 2
+    write_frames(frames.take(slice(0, cut)), folder / "train.log")
+    benign = frames.take(slice(cut, None))
+    write_frames(benign, folder / "benign.log")
+    write_frames(inject(benign, Attack("fabrication", 5, 10, 0x280), seed=1).frames, folder / "attacked.csv")
+    assert run(app, ["can", "train", "--data", str(folder / "train.log"), "--out", str(folder / "model")]) == 0
+    return folder
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_train_says_what_it_did(folder: Path) -> None:
+    result = json.loads((folder / "model" / "result.json").read_text())
+    assert result["profile"]["ids"] == 20
+    assert result["profile"]["mature"] is False
+    assert result["metrics"]["false_alarms"] == 0
+    assert result["artifacts"] == ["profile.json", "profile.npz"]
+
+
+def test_replay_contract(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(app, ["can", "run", "--model", str(folder / "model"), "--replay", str(folder / "benign.log"), "--json"]) == 0
+    (summary,) = lines(capsys.readouterr().out)
+    assert (summary["alerts"], summary["malformed"], summary["dropped"]) == (0, 0, 0)
+    assert summary["frames_per_second"] > 0
+    assert "metrics" not in summary
+    assert run(app, ["can", "run", "--model", str(folder / "model"), "--replay", str(folder / "attacked.csv"), "--json"]) == 0
+    *alerts, summary = lines(capsys.readouterr().out)
+    assert len(alerts) == summary["alerts"] > 0
+    assert alerts[0]["event_type"] == "alert"
+    assert alerts[0]["can"]["id"] == "0x280"
+    assert (summary["metrics"]["event_recall"], summary["metrics"]["false_alarms"]) == (1, 0)
+
+
+def test_resumed_replay_gives_the_alerts_of_an_uninterrupted_one(folder: Path, tmp_path: Path) -> None:
+    class List:
+        def __init__(self) -> None:
+            self.alerts: list = []
+
+        def write(self, alert: object) -> None:
+            self.alerts.append(alert)
+
+        def close(self) -> None:
+            pass
+
+    whole, parts = List(), List()
+    Service(folder / "model", [whole]).replay(folder / "attacked.csv")
+    assert len(whole.alerts) > 0
+    service = Service(folder / "model", [parts], state=tmp_path / "state")
+
+    def stop_in_the_middle(chunk: Frames) -> Frames:
+        service.stop()
+        return chunk.take(slice(0, 5000))
+
+    first = service.replay(folder / "attacked.csv", relabel=stop_in_the_middle)
+    assert first["frames"] == 5000
+    second = Service(folder / "model", [parts], state=tmp_path / "state").replay(folder / "attacked.csv")
+    assert second["resumed_at"] == 5000
+    assert [(a.time, a.signature_id) for a in parts.alerts] == [(a.time, a.signature_id) for a in whole.alerts]
+
+
+def live(service: Service, name: str, frames: Frames, then: float = 0.6) -> dict:
+    can = pytest.importorskip("can")
+    result: list[dict] = []
+    with can.Bus(name, interface="virtual", preserve_timestamps=True) as sender, can.Bus(name, interface="virtual") as bus:
+        thread = threading.Thread(target=lambda: result.append(service.live(bus)))
+        thread.start()
+        for message in messages(frames):
+            sender.send(message)
+        deadline = time.monotonic() + 30
+        while service.frames + service.dropped + sum(service.malformed.values()) < len(frames) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(then)
+        service.stop()
+        thread.join(timeout=10)
+    return result[0]
+
+
+def test_live_run_raises_the_alerts_of_the_replay(folder: Path, tmp_path: Path) -> None:
+    from edge_ids.can.readers import read_frames
+
+    frames = read_frames(folder / "attacked.csv")[0].take(slice(0, 8000))
+    replayed = Service(folder / "model")
+    replayed._take(frames)
+    sink = EveWriter(tmp_path / "eve.json")
+    service = Service(folder / "model", [sink])
+    server = MetricsServer(service.metrics, "0")
+    summary = live(service, "test-live", frames, then=0)
+    sink.close()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as reply:
+        page = reply.read().decode()
+    server.close()
+    assert (summary["frames"], summary["dropped"]) == (8000, 0)
+    timing = {name: count for name, count in summary["alerts_by_detector"].items() if name != "silence"}
+    assert timing == dict(replayed.alerts)
+    assert "edge_ids_can_frames_total 8000" in page
+    assert 'edge_ids_can_alerts_total{detector="timing"}' in page
+    written = [record["alert"]["metadata"]["detector"] for record in lines((tmp_path / "eve.json").read_text())]
+    assert len(written) == summary["alerts"]
+
+
+def test_silent_bus_is_noticed_by_the_timer_and_a_full_queue_drops(folder: Path) -> None:
+    from edge_ids.can.readers import read_frames
+
+    frames = read_frames(folder / "benign.log")[0].take(slice(0, 3000))
+    service = Service(folder / "model")
+    assert live(service, "test-silent", frames, then=1.0)["alerts_by_detector"].get("silence", 0) > 0
+    small = Service(folder / "model", queue=1)
+    summary = live(small, "test-drop", frames, then=0)
+    assert summary["frames"] + summary["dropped"] == 3000
+    assert summary["dropped"] > 0
+
+
+def test_hot_reload_keeps_what_is_known_and_refuses_a_broken_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    import shutil
+
+    from edge_ids.can.readers import read_frames
+
+    model = tmp_path / "model"
+    shutil.copytree(folder / "model", model)
+    service = Service(model)
+    frames = read_frames(folder / "benign.log")[0]
+    service._take(frames.take(slice(0, 4000)))
+    last = service.detector.state.last_K.copy()
+    assert service.reload()
+    np.testing.assert_array_equal(service.detector.state.last_K, last)
+    (model / "profile.npz").write_bytes(b"half")
+    assert not service.reload()
+    assert "not reloaded" in capsys.readouterr().err
+    service._take(frames.take(slice(4000, None)))
+    assert sum(service.alerts.values()) == 0
+
+
+def test_inspect_convert_label_and_generate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "made"
+    attack = ["--attack", "masquerade:5:10:110:XXXXFFFF"]
+    assert run(app, ["can", "generate", "--out", str(out), "--seconds", "15", *attack, "--name", "cap", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["synthetic"] is True
+    labels = [
+        *["can", "label", "--data", str(out / "cap.log"), "--metadata", str(out / "capture_metadata.json")],
+        "--to",
+        str(tmp_path / "l.parquet"),
+    ]
+    assert run(app, [*labels, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"]["masquerade"] == made["attack_frames"] > 0
+    assert run(app, ["can", "convert", str(tmp_path / "l.parquet"), "--to", str(tmp_path / "l.csv"), "--json"]) == 0
+    capsys.readouterr()
+    assert run(app, ["can", "inspect", str(tmp_path / "l.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"]["attack"] == made["attack_frames"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "{f}/none.log", "--out", "{t}/m"], "no such file"),
+        (["train", "--data", "{f}/train.log"], "--out DIR"),
+        (["train", "--data", "{t}/junk", "--out", "{t}/m"], "no CAN trace"),
+        (["run", "--model", "{t}/none", "--replay", "{f}/benign.log"], r"no profile.json"),
+        (["run", "--model", "{f}/model"], "either --replay FILE or --channel"),
+        (["run", "--model", "{f}/model", "--replay", "{t}/junk"], "no CAN trace"),
+        (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--state", "{t}/junk"], "no state"),
+        (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--metadata", "{t}/junk"], "is no JSON"),
+        (["run", "--model", "{f}/model", "--channel", "x", "--interface", "nonsense"], "cannot open nonsense"),
+        (["generate", "--out", "{t}/g", "--attack", "fuzz"], "KIND:START:END"),
+        (["generate", "--out", "{t}/g", "--seconds", "5", "--attack", "fuzzing:9:10"], "not inside the trace"),
+        (["convert", "{f}/benign.log", "--to", "{t}/x.docx"], "cannot write that format"),
+        (["compare", "--data", "{f}/benign.log"], "label for every frame"),
+        (["compare", "--data", "{f}/attacked.csv", "--models", "magic"], "'magic' is unknown"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "junk").write_text("this is nothing\n")
+    arguments = [argument.format(f=folder, t=tmp_path) for argument in arguments]
+    assert run(app, ["can", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]

@@ -1,0 +1,326 @@
+"""Readers: exact values from the formats' own examples, bad lines by kind, and fuzzing with independent oracles."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_ids.can.frames import ERROR, EXTENDED, FD, REMOTE, Frames, concat, make_frames
+from edge_ids.can.readers import TraceReader, read_frames
+from edge_ids.can.readers._candump import keep_monotone
+from edge_ids.can.writers import write_frames
+from edge_shared.errors import InputError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+DATA = Path(os.environ.get("EDGEWISE_DATA", Path(__file__).parents[4] / "shared" / "data")) / "ids"
+fuzz = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(tmp_path: Path, text: str | bytes, name: str = "trace.log", format: str | None = None) -> tuple[Frames, dict[str, int]]:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_frames(path, format)
+
+
+def payload(frames: Frames, row: int = 0) -> str:
+    return frames.data[row, : frames.length[row]].tobytes().hex()
+
+
+def test_candump_line(tmp_path: Path) -> None:
+    frames, bad = read(tmp_path, "(1398128223.803317) can0 166#D0320009\n")
+    assert (frames.time_us[0], frames.id[0], payload(frames)) == (1398128223803317, 0x166, "d0320009")
+    assert (frames.flags[0], frames.channels, bad) == (0, ("can0",), {})
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "ident", "length", "data"),
+    [
+        ("18FEF100#0102", EXTENDED, 0x18FEF100, 2, "0102"),
+        ("123#R", REMOTE, 0x123, 0, ""),
+        ("123#R7", REMOTE, 0x123, 7, None),
+        ("20000004#0000000000000000", EXTENDED | ERROR, 4, 8, "00" * 8),
+        ("123##1" + "AB" * 12, FD, 0x123, 12, "ab" * 12),
+        ("123##0", FD, 0x123, 0, ""),
+        ("7FF#", 0, 0x7FF, 0, ""),
+        ("123#1122334455667788_E", 0, 0x123, 8, "1122334455667788"),
+        ("123#11 R", 0, 0x123, 1, "11"),
+    ],
+)
+def test_candump_kinds_of_frames(tmp_path: Path, line: str, flags: int, ident: int, length: int, data: str | None) -> None:
+    frames, bad = read(tmp_path, f"(1.5) vcan0 {line}\r\n")
+    assert bad == {}
+    assert (int(frames.flags[0]), int(frames.id[0]), int(frames.length[0])) == (flags, ident, length)
+    if data is not None:
+        assert payload(frames) == data
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("(2.0) can0 123#112", "odd_hex"),
+        ("(2.0) can0 123#11GG", "not_hex"),
+        ("(2.0) can0 123#112233445566778899", "too_long"),
+        ("(nan) can0 123#11", "time"),
+        ("(-1.0) can0 123#11", "time"),
+        ("hello", "time"),
+        ("(2.0", "truncated"),
+        ("(2.0) can0", "truncated"),
+        ("(2.0) can0 123", "truncated"),
+        ("(2.0) can0 800#11", "id"),
+        ("(2.0) can0 FFFFFFFF#11", "id"),
+        ("(2.0) can0 123 11", "no_separator"),
+        ("(2.0) can0 123##1" + "11" * 9, "fd_length"),
+        ("(2.0) can0 123#11 banana", "extra_columns"),
+        ("(0.5) can0 123#11", "backward_time"),
+    ],
+)
+def test_candump_bad_lines_are_counted_and_skipped(tmp_path: Path, line: str, kind: str) -> None:
+    frames, bad = read(tmp_path, f"(1.0) can0 100#00\n{line}\n(3.0) can0 101#01\n")
+    assert bad == {kind: 1}
+    assert frames.id.tolist() == [0x100, 0x101]
+    assert payload(frames, 1) == "01"
+
+
+@pytest.mark.parametrize(("columns", "label"), [("\tFalse\tFalse", 0), ("\tTrue\tFalse", 1), (" 0 1", 1), (" 0", 0)])
+def test_candump_label_columns(tmp_path: Path, columns: str, label: int) -> None:
+    frames, bad = read(tmp_path, f"(1.0) can0 100#00{columns}\n")
+    assert (frames.label.tolist(), bad) == ([label], {})
+
+
+def test_other_text_formats(tmp_path: Path) -> None:
+    crysys, _ = read(tmp_path, "1483093132.049686        0380    000    8    30 bb 82 00 9d 53 00 81\n")
+    assert (crysys.time_us[0], crysys.id[0], payload(crysys)) == (1483093132049686, 0x380, "30bb82009d530081")
+    hacking, _ = read(tmp_path, "1478198376.389427,0316,8,05,21,68,09,21,21,00,6f,R\n1478198376.389636,018f,2,fe,5b,T\n")
+    assert (hacking.label.tolist(), payload(hacking, 1), hacking.length.tolist()) == ([0, 1], "fe5b", [8, 2])
+    otids, _ = read(tmp_path, "Timestamp: 1479121434.850202        ID: 0350    000    DLC: 8    05 28 84 66 6d 00 00 a2\n")
+    assert (otids.id[0], payload(otids)) == (0x350, "052884666d0000a2")
+    verbose, _ = read(tmp_path, " (1436509052.249713)  vcan0  044   [8]  2A 36 6C 2B BA 7B 3F 0E\n")
+    assert (verbose.id[0], payload(verbose), verbose.channels) == (0x44, "2a366c2bba7b3f0e", ("vcan0",))
+
+
+def test_csv_with_header(tmp_path: Path) -> None:
+    tat, _ = read(tmp_path, "timestamp,arbitration_id,data_field,attack\n1.25,0C9,80000000FFFF0000,0\n1.26,18FEF100,11,1\n", "a.csv")
+    assert (tat.id.tolist(), tat.label.tolist(), tat.time_us.tolist()) == ([0xC9, 0x18FEF100], [0, 1], [1250000, 1260000])
+    vehicle, _ = read(
+        tmp_path, "Timestamp,Arbitration_ID,DLC,Data,Class,SubClass\n1.0,153,2,20 A1,Attack,Flooding\n1.1,220,1,13,Normal,Normal\n"
+    )
+    assert [vehicle.classes[code] for code in vehicle.label] == ["flooding", "benign"]
+    syncan, _ = read(
+        tmp_path, "Label,Time,ID,Signal1_of_ID,Signal2_of_ID,Signal3_of_ID,Signal4_of_ID\n0,1.5,id2,0.5,1,,\n1,2.25,id10,0.0,,,\n"
+    )
+    assert (syncan.id.tolist(), syncan.time_us.tolist(), syncan.label.tolist()) == ([2, 10], [1500, 2250], [0, 1])
+    assert payload(syncan) == "8000ffff"  # round(65535 * 0.5) = 32768 (ties to even)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("1.5,0316,8,05,21", "length"),
+        ("1.5,0316", "truncated"),
+        ("nan,0316,0,R", "time"),
+        ("1.5,zz,0,R", "id"),
+        ("1.5,0316,1,GG,R", "not_hex"),
+        ("1.5,0316,9,1,2,3,4,5,6,7,8,9,R", "too_long"),
+    ],
+)
+def test_car_hacking_bad_lines(tmp_path: Path, line: str, kind: str) -> None:
+    frames, bad = read(tmp_path, f"1.0,0316,1,05,R\n{line}\n2.0,0316,1,06,R\n", format="car-hacking")
+    assert (bad, len(frames)) == ({kind: 1}, 2)
+
+
+def test_clock_that_is_set_back_is_followed_and_a_wild_time_is_not() -> None:
+    times = np.array([100, 200, 10**15, *range(300, 400), 5, 6], np.int64)
+    keep = np.zeros(len(times), np.bool_)
+    state = np.tile(np.array([-1, 0, 0], np.int64), (256, 1))
+    dropped = keep_monotone(times, np.zeros(len(times), np.uint8), state, keep)
+    assert dropped == 15 + 2  # 15 frames until the clock is believed, then two single ones of the past
+    assert keep[3 + 15 : 103].all()
+
+
+frame = st.builds(
+    lambda time, ident, extended, data: (time, ident if extended else ident % 0x800, extended, data),
+    st.integers(0, 10**13), st.integers(0, 0x1FFFFFFF), st.booleans(), st.binary(max_size=8),
+)  # fmt: skip
+
+
+def table(rows: list[tuple[int, int, bool, bytes]]) -> Frames:
+    rows = sorted(rows, key=lambda row: row[0])
+    return make_frames(
+        [r[0] for r in rows], [r[1] for r in rows], [r[3] for r in rows], [len(r[3]) for r in rows],
+        flags=[EXTENDED if r[2] else 0 for r in rows], label=0,
+    )  # fmt: skip
+
+
+@fuzz
+@given(rows=st.lists(frame, min_size=1, max_size=20), suffix=st.sampled_from([".log", ".log.gz", ".csv", ".csv.gz", ".parquet", ".arrow"]))
+def test_round_trip(tmp_path: Path, rows: list, suffix: str) -> None:
+    frames = table(rows)
+    back, bad = read_frames(write_frames(frames, tmp_path / f"x{suffix}"))
+    assert bad == {}
+    for name in ("time_us", "id", "flags", "length", "data"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(frames, name))
+
+
+@pytest.mark.parametrize("suffix", [".asc", ".blf", ".trc"])
+def test_same_frames_through_python_can(tmp_path: Path, suffix: str) -> None:
+    frames = table([(10**12 + 1000 * i, 0x100 + i if i % 3 else 0x18FEF100, i % 3 == 0, bytes(range(i % 9))) for i in range(40)])
+    back, bad = read_frames(write_frames(frames, tmp_path / f"x{suffix}"))
+    assert bad == {}
+    for name in ("id", "flags", "length", "data"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(frames, name))
+    relative = np.diff(back.time_us - back.time_us[0]) - np.diff(frames.time_us - frames.time_us[0])
+    assert abs(relative).max() <= 200  # TRC keeps tenths of milliseconds
+
+
+@fuzz
+@given(frames=st.lists(st.lists(frame, max_size=6), min_size=1, max_size=4))
+def test_concat_keeps_order_and_names(frames: list) -> None:
+    parts = [table(rows) for rows in frames]
+    joined = concat(parts)
+    assert len(joined) == sum(map(len, parts))
+    np.testing.assert_array_equal(joined.id, np.concatenate([part.id for part in parts]))
+
+
+_GOOD = re.compile(
+    rb"\((\d{1,12})(?:\.(\d*))?\)[ \t]+(\S{1,16})[ \t]+([0-9A-Fa-f]{1,8})#((?:[0-9A-Fa-f]{2}){0,8})(?:[ \t]+(?:[01RTrt]|[Tt]..[Ee]|[Ff]...[Ee]))*[ \t]*"
+)
+piece = st.sampled_from(
+    [
+        b"(",
+        b")",
+        b"1.5",
+        b"12",
+        b" can0 ",
+        b"123",
+        b"#",
+        b"##1",
+        b"R",
+        b"7FF",
+        b"18FEF100",
+        b"11",
+        b"aB",
+        b"\t1",
+        b" False",
+        b"\xff",
+        b"\0",
+        b"nan",
+        b"_9",
+    ]
+)
+
+
+@fuzz
+@given(lines=st.lists(st.lists(piece, max_size=9).map(b"".join), max_size=12))
+def test_candump_against_a_regular_expression(tmp_path: Path, lines: list[bytes]) -> None:
+    path = tmp_path / "fuzz.log"
+    path.write_bytes(b"(0.0) can0 000#\n" + b"\n".join(lines) + b"\n")
+    reader = TraceReader(path, "candump")
+    frames = reader.read()
+    special = [line for line in lines if b"##" in line or b"R" in line or b"_" in line]
+    matches = [m for line in lines if (m := _GOOD.fullmatch(line.strip(b" \t"))) and line not in special]
+    good = [m for m in matches if len(m[4]) > 4 or int(m[4], 16) <= 0x7FF]
+    plain = [
+        (int(i), payload(frames, row)) for row, i in enumerate(frames.id[1:].tolist(), 1) if not frames.flags[row] & (FD | REMOTE | ERROR)
+    ]
+    if (
+        not special
+        and all(float(m[1] + b"." + (m[2] or b"0")) in (1.5, 12.0, 121.5, 1212.0) for m in good)
+        and "backward_time" not in reader.malformed
+    ):
+        assert plain == [(int(m[4], 16) & 0x1FFFFFFF, m[5].decode().lower()) for m in good]
+    counted = sum(reader.malformed.values())
+    assert len(frames) - 1 + counted == sum(bool(line.strip(b" \t\r")) for line in b"\n".join(lines).split(b"\n"))
+
+
+@fuzz
+@given(raw=st.binary(max_size=400), name=st.sampled_from(["x.log", "x.csv", "x.txt", "x.log.gz", "x.parquet", "x.asc", "x.trc", "x.blf"]))
+def test_any_bytes_are_read_or_refused(tmp_path: Path, raw: bytes, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") and raw[:1] < b"\x80" else raw)
+    try:
+        frames, _ = read_frames(path)
+    except InputError:
+        return
+    assert (frames.length <= frames.data.shape[1]).all()
+    assert (frames.id <= 0x1FFFFFFF).all()
+
+
+line = st.text(alphabet="0123456789abcdefRT,. :#()nDLCITimestamp-", max_size=60)
+
+
+@fuzz
+@given(lines=st.lists(line, max_size=8), format=st.sampled_from(["crysys", "otids", "car-hacking", "candump-verbose", "csv", "syncan"]))
+def test_text_parsers_never_crash(tmp_path: Path, lines: list[str], format: str) -> None:
+    head = {"csv": "timestamp,id,data", "syncan": "Label,Time,ID,Signal1_of_ID"}.get(format)
+    path = tmp_path / "x.txt"
+    path.write_text("\n".join(([head] if head else []) + lines) + "\n")
+    try:
+        frames = TraceReader(path, format).read()
+    except InputError:
+        return
+    assert (frames.length <= 64).all()
+    assert (np.diff(frames.time_us) >= 0).all()
+
+
+def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = table([(1000 * i, i % 0x7FF, False, bytes([i % 256] * (i % 9))) for i in range(500)])
+    path = write_frames(frames, tmp_path / "x.log")
+    for size in (7, 64, 1000):
+        monkeypatch.setattr("edge_ids.can.readers.CHUNK_BYTES", size)
+        back, bad = read_frames(path, "candump")
+        assert bad == {}
+        np.testing.assert_array_equal(back.id, frames.id)
+        np.testing.assert_array_equal(back.data, frames.data)
+
+
+def test_a_line_without_end_is_dropped_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_ids.can.readers.CHUNK_BYTES", 1 << 12)
+    frames, bad = read(tmp_path, "(1.0) can0 100#00\n" + "x" * 300_000 + "\n(2.0) can0 101#00\n")
+    assert (frames.id.tolist(), bad) == ([0x100, 0x101], {"line_too_long": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("x.log", b"", "is empty"),
+        ("x.log", b"\n\n", "is empty"),
+        ("x.log", b"hello\nworld\n", "no CAN trace"),
+        ("x.json", b'{"a": 1}\n', "no CAN trace"),
+        ("x.log.gz", b"no gzip", "cannot read"),
+        ("x.blf", b"LOGG" + b"\0" * 50, "cannot be read as blf"),
+        ("x.parquet", b"PAR1 not", "frame table"),
+        ("x.csv", b"timestamp,arbitration_id,data_field,attack\nx,y,z,w\n", "no readable CAN frame"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, raw, name)
+
+
+def test_missing_file_folder_and_format(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_frames(tmp_path / "none.log")
+    with pytest.raises(InputError, match="is a folder"):
+        read_frames(tmp_path)
+    with pytest.raises(InputError, match="format 'nope' is unknown"):
+        read(tmp_path, "x", format="nope")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="real traces are not here")
+def test_real_files() -> None:
+    trace, bad = read_frames(DATA / "can_crysys_trace48" / "48.csv")
+    assert (len(trace), len(np.unique(trace.id)), bad) == (34_894, 20, {})
+    icsim, bad = read_frames(DATA / "can_icsim" / "sample-can.log")
+    assert (len(icsim), len(np.unique(icsim.id)), bad) == (6_158, 34, {})
+    folder = DATA / "can_pythoncan_testdata"
+    plain, _ = read_frames(folder / "test_CanMessage.asc")
+    zipped, _ = read_frames(folder / "test_CanMessage.asc.gz")
+    np.testing.assert_array_equal(plain.data, zipped.data)
+    fd, _ = read_frames(folder / "issue_1905.blf")
+    assert (fd.length == 64).all()
+    assert (fd.flags & FD > 0).all()
