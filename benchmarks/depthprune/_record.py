@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,4 +15,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "vision"
 
 def write(name: str, command: str, rows: Any, **more: Any) -> None:
     """Write ``results/depthprune-NAME.json``."""
-    write_json(RESULTS / f"depthprune-{name}.json", {"command": command, **more, "environment": environment(), "rows": rows})
+    write_json(
+        RESULTS / f"depthprune-{name}.json",
+        {"command": command, **more, "load_average": os.getloadavg()[0], "environment": environment(), "rows": rows},
+    )

@@ -26,38 +26,43 @@ ZeroIs = Literal["on", "off", "ignored"]
 Over = Literal["all", "mixed"]
 
 
-@dataclass(eq=False)
 class Counts:
-    """What one call site has seen; every tensor has shape (C,).
+    """What one call site has seen: whole numbers per neuron, shape (C,).
 
     Attributes:
-        on: values z > 0.
-        zero: values z = 0 exactly.
         total: all values per neuron (the same for each), so OFF = total - on - zero.
-        upper: values at or above the upper end (ReLU6: 6, h-swish: 3); they are counted in `on` as well.
-        low: smallest z.
-        high: largest z.
         images: images seen.
+        low: smallest z, high: largest z, (C,) float32; no longer followed once some neuron was both ON and OFF, because then the
+            layer has no margin.
     """
 
-    on: Tensor
-    zero: Tensor
-    upper: Tensor
-    low: Tensor
-    high: Tensor
-    total: int = 0
-    images: int = 0
+    def __init__(self, channels: int) -> None:
+        # Sums of ones in float64 are exact below 2**53 and are added to in place; the properties give them as int64.
+        self._on, self._nonnegative, self._upper = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
+        self.low, self.high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
+        self.total, self.images = 0, 0
+        self._mixed = False
+        self._scratch = torch.empty(0)
 
-    @classmethod
-    def empty(cls, channels: int) -> Counts:
-        """Nothing seen yet."""
-        none = torch.zeros(channels, dtype=torch.int64)
-        return cls(none.clone(), none.clone(), none.clone(), torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf))
+    @property
+    def on(self) -> Tensor:
+        """Values z > 0 per neuron, int64."""
+        return self._on.long()
+
+    @property
+    def zero(self) -> Tensor:
+        """Values z = 0 exactly."""
+        return (self._nonnegative - self._on).long()
 
     @property
     def off(self) -> Tensor:
-        """Values z < 0 per neuron."""
-        return self.total - self.on - self.zero
+        """Values z < 0."""
+        return self.total - self._nonnegative.long()
+
+    @property
+    def upper(self) -> Tensor:
+        """Values at or above the upper end (ReLU6: 6, h-swish: 3); they are counted in `on` as well."""
+        return self._upper.long()
 
     def add(self, z: Tensor, axis: int, upper: float | None = None) -> None:
         """Count a batch.
@@ -73,30 +78,38 @@ class Counts:
         z = z.detach()
         images, channels = z.shape[0], z.shape[axis]
         if axis == z.ndim - 1 and z.ndim > 1:
-            rows, dim = z.reshape(-1, channels), 0  # (BN, C)
+            rows, positions = z.reshape(-1, channels), 1  # (BN, C)
         else:
-            rows, dim = z.movedim(axis, 1).reshape(images * channels, -1), 1  # (BC, N)
-        wide = rows.dtype if rows.dtype == torch.float64 or rows.shape[dim] < 2**24 else torch.float64
-        buffer = torch.empty(rows.shape, dtype=wide, device=z.device)  # sums of ones in floats are exact below 2**24
+            rows = z.movedim(axis, 1).reshape(images, -1)  # (B, CN): summed over images first, which is fast for small maps too
+            positions = rows.shape[1] // channels
+        # One buffer for all batches: fresh memory for each would cost more than the counting.
+        kind = torch.float32 if len(rows) * positions < 2**24 else torch.float64
+        if self._scratch.numel() < rows.numel() or self._scratch.dtype != kind or self._scratch.device != rows.device:
+            self._scratch = torch.empty(rows.numel(), dtype=kind, device=rows.device)
+        buffer = self._scratch[: rows.numel()].view(rows.shape)
 
         def count(compare: Any, bound: float) -> Tensor:
-            ones = compare(rows, bound, out=buffer).sum(dim)
-            return (ones.reshape(images, channels).sum(0, dtype=torch.float64) if dim else ones).round().to(torch.int64).cpu()
+            ones = compare(rows, bound, out=buffer).sum(0)
+            return (ones.view(channels, positions).sum(1) if positions > 1 else ones).double().cpu()
 
-        low, high = rows.amin(dim), rows.amax(dim)
-        if dim:
-            low, high = low.reshape(images, channels).amin(0), high.reshape(images, channels).amax(0)
+        self._on += count(torch.gt, 0.0)
+        self._nonnegative += count(torch.ge, 0.0)
+        if upper is not None:
+            self._upper += count(torch.ge, upper)
+        if not self._mixed:
+            self._follow_extremes(rows.amin(0).view(channels, positions).amin(1), rows.amax(0).view(channels, positions).amax(1))
+        self.total += len(rows) * positions
+        self.images += images
+
+    def forget_buffer(self) -> None:
+        """Give the memory back that `add` reuses between batches."""
+        self._scratch = torch.empty(0)
+
+    def _follow_extremes(self, low: Tensor, high: Tensor) -> None:
         if bool(torch.isnan(low).any()):
             raise InputError("the activations hold NaN; check the input data and the weights")
-        on = count(torch.gt, 0.0)
-        self.on += on
-        # Exact zeros come from masks and padding: look for them only where a neuron reached zero from either side.
-        self.zero += count(torch.ge, 0.0) - on
-        if upper is not None and bool((high >= upper).any()):
-            self.upper += count(torch.ge, upper)
         self.low, self.high = torch.minimum(self.low, low.cpu().float()), torch.maximum(self.high, high.cpu().float())
-        self.total += rows.shape[dim] if dim == 0 else images * rows.shape[1]
-        self.images += images
+        self._mixed = bool(((self.low < 0) & (self.high > 0)).any())
 
     def probability(self, zero_is: ZeroIs = "off") -> Tensor:
         """P(ON) per neuron, float64; with ``ignored`` the zeros leave the count, and a neuron that saw only zeros gets 0."""
@@ -128,8 +141,7 @@ class Counts:
     @property
     def margin(self) -> float:
         """Smallest |z| among neurons of constant sign, in units of z; 0 if some neuron is mixed."""
-        mixed = ~(self.always_on | self.always_off)
-        if bool(mixed.any()):
+        if self._mixed:
             return 0.0
         return float(torch.where(self.always_on, self.low, -self.high).min())
 
@@ -158,8 +170,9 @@ class Watcher:
 def watch(gm: fx.GraphModule, chosen: list[Site] | None = None) -> Iterator[Watcher]:
     """Count at every call site while the block runs the captured model; hooks are removed at the end."""
     watcher, handles = Watcher(), []
+    places = {node.meta["site"]: str(node.target) for node in gm.graph.nodes if "site" in node.meta}
     for site in sites(gm) if chosen is None else chosen:
-        counts = watcher.counts[site.name] = Counts.empty(site.channels)
+        counts = watcher.counts[site.name] = Counts(site.channels)
         upper = UPPER.get(site.kind)
 
         def hook(
@@ -167,12 +180,14 @@ def watch(gm: fx.GraphModule, chosen: list[Site] | None = None) -> Iterator[Watc
         ) -> None:
             counts.add(inputs[0], axis, upper)
 
-        handles.append(gm.get_submodule(target(gm, site)).register_forward_pre_hook(hook))
+        handles.append(gm.get_submodule(places[site.name]).register_forward_pre_hook(hook))
     try:
         yield watcher
     finally:
         for handle in handles:
             handle.remove()
+        for counts in watcher.counts.values():
+            counts.forget_buffer()
 
 
 def target(gm: fx.GraphModule, site: Site | str) -> str:
@@ -205,13 +220,15 @@ def count(gm: fx.GraphModule, batches: Iterable[Any], chosen: list[Site] | None 
         Counts per site name, in the order of the calls.
 
     Raises:
-        InputError: if there is no batch, or the activations hold NaN.
+        InputError: if there is no batch, or the model gives NaN.
     """
     with watch(gm, chosen) as watcher, evaluating(gm), torch.no_grad():
         seen = 0
         for batch in batches:
             x = images_of(batch)
-            gm(x)
+            y = gm(x)
+            if isinstance(y, Tensor) and bool(torch.isnan(y).any()):
+                raise InputError("the model gives NaN; check the input data and the weights")
             seen += len(x)
     if not seen:
         raise InputError("no batch to count on: the data loader is empty")
