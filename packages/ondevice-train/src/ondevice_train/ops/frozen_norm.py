@@ -51,7 +51,7 @@ def frozen_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tens
 class FrozenBatchNorm2d(nn.Module):
     """A BatchNorm2d that always uses its running statistics; shares parameters and buffers with `original`.
 
-    The state_dict has the keys of nn.BatchNorm2d. Which of the affine parameters train is their ``requires_grad``.
+    `absorbed` says that the convolution before it applies it (`Selective.absorb`). The state_dict has the keys of nn.BatchNorm2d. Which of the affine parameters train is their ``requires_grad``.
     """
 
     weight: Tensor
@@ -66,6 +66,7 @@ class FrozenBatchNorm2d(nn.Module):
             raise ValueError("a BatchNorm2d without running statistics (track_running_stats=False) cannot be frozen")
         self._original = (original,)
         self.eps = original.eps
+        self.absorbed = False
         if original.affine:
             self.weight, self.bias = original.weight, original.bias
         else:
@@ -86,7 +87,11 @@ class FrozenBatchNorm2d(nn.Module):
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (B, C, H, W)."""
+        """Normalise x (B, C, H, W); x itself if the convolution before has absorbed the norm."""
+        if self.absorbed:
+            return x
+        if not (x.requires_grad or self.weight.requires_grad or self.bias.requires_grad):
+            return torch.nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return frozen_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

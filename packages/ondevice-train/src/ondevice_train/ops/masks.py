@@ -202,7 +202,9 @@ class PackedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation; saves `saved_bytes(kind, x.numel(), bits)` bytes if x needs a gradient."""
-        inplace = self.inplace and not (x.is_leaf and x.requires_grad)
+        if not x.requires_grad:
+            return self.original(x)
+        inplace = self.inplace and not x.is_leaf
         if self.kind == "relu":
             return relu(x, inplace)
         if self.kind == "relu6":

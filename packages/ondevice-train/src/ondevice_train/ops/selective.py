@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
+
 Unit = Literal["input", "output"]
 
 
@@ -61,6 +63,8 @@ class _SelectiveConv(torch.autograd.Function):
         unit: Unit,
         geometry: tuple,
         bits: int = 32,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         stride, padding, dilation, groups = geometry
         kept = grid = None
@@ -73,13 +77,15 @@ class _SelectiveConv(torch.autograd.Function):
                     kept, grid = _quantise(kept, 1)
             else:
                 kept = x
-        ctx.save_for_backward(kept, grid, weight, channels)
+        ctx.save_for_backward(kept, grid, weight, channels, scale)
         ctx.geometry, ctx.unit, ctx.x_shape = geometry, unit, x.shape
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        # The scaled weight is made again in the backward pass: keeping it would cost as much as the weight.
+        scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
+        return F.conv2d(x, scaled, bias if scale is None else shift, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        kept, grid, weight, channels = ctx.saved_tensors
+        kept, grid, weight, channels, scale = ctx.saved_tensors
         if grid is not None:
             kept = _dequantise(kept, grid, 1)
         stride, padding, dilation, groups = ctx.geometry
@@ -87,11 +93,15 @@ class _SelectiveConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # Only the shape of x enters dx; an expanded scalar stands for it.
             x = grad.new_empty(1).expand(ctx.x_shape)
-            dx, _ = _conv_backward(grad, x, weight, stride, padding, dilation, groups, (True, False))
+            scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
+            dx, _ = _conv_backward(grad, x, scaled, stride, padding, dilation, groups, (True, False))
         if kept is not None:
             dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
+            if scale is not None:
+                rows, _ = slice_index(channels, ctx.unit, groups, ctx.x_shape[1], weight.shape[0])
+                dslice = dslice * (scale[rows][..., None, None] if scale[rows].ndim == 2 else scale[rows].view(-1, 1, 1, 1))
         dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return dx, None, dbias, dslice, None, None, None, None
+        return dx, None, dbias, dslice, None, None, None, None, None, None
 
 
 def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor, unit: Unit, geometry: tuple, in_channels: int) -> Tensor:
@@ -120,6 +130,17 @@ def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor
         g = grad[:, group * outputs : (group + 1) * outputs]
         pieces.append(_conv_backward(g, kept[:, position : position + 1], w, stride, padding, dilation, 1, (False, True))[1])
     return torch.cat(pieces, 1)  # type: ignore[arg-type]
+
+
+def slice_index(channels: Tensor, unit: Unit, groups: int, in_channels: int, out_channels: int) -> tuple[Any, Any]:
+    """Advanced index (rows, columns) of the slice that `channels` select in a weight."""
+    if unit == "output":
+        return channels, slice(None)
+    if groups == 1:
+        return slice(None), channels
+    per_group, outputs = in_channels // groups, out_channels // groups
+    rows = (channels // per_group) * outputs + torch.arange(outputs, device=channels.device)[:, None]
+    return rows, (channels % per_group).expand(outputs, -1)
 
 
 def _rows_of_inputs(channels: Tensor, outputs: int) -> Tensor:
@@ -185,6 +206,8 @@ class Selective(nn.Module):
     weight: Tensor
     bias: Tensor | None
     channels: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
 
     def __init__(self, original: nn.Conv2d | nn.Linear, keep_bits: int = 32) -> None:
         super().__init__()
@@ -199,6 +222,9 @@ class Selective(nn.Module):
         self.weight.requires_grad_(False)
         self.unit: Unit = "input"
         self.register_buffer("channels", None, persistent=False)
+        self.register_buffer("scale", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
+        self._norm: tuple[FrozenBatchNorm2d] | None = None
         self.slice: nn.Parameter | None = None
         self._seen = -1
         self.register_state_dict_pre_hook(lambda module, *_: module.sync())
@@ -275,16 +301,34 @@ class Selective(nn.Module):
 
     def _index(self) -> tuple[Any, Any]:
         """Advanced index (rows, columns) of the slice in the weight."""
-        channels = self.channels
-        assert channels is not None
-        if self.unit == "output":
-            return channels, slice(None)
+        assert self.channels is not None
         groups = self.geometry[3] if self.is_conv else 1
-        if groups == 1:
-            return slice(None), channels
-        per_group, outputs = self.in_channels // groups, self.out_channels // groups
-        rows = (channels // per_group) * outputs + torch.arange(outputs, device=channels.device)[:, None]
-        return rows, (channels % per_group).expand(outputs, -1)
+        return slice_index(self.channels, self.unit, groups, self.in_channels, self.out_channels)
+
+    def absorb(self, norm: FrozenBatchNorm2d) -> None:
+        """Apply the frozen norm that follows in this convolution: one pass less forward and backward.
+
+        Neither the norm nor this layer's bias may train. `release` undoes it.
+        """
+        norm.absorbed = True
+        self._norm = (norm,)
+        self.ready()
+
+    def release(self) -> None:
+        """Let the norm work again by itself."""
+        if self._norm is not None:
+            self._norm[0].absorbed = False
+        self._norm, self.scale, self.shift = None, None, None
+
+    @torch.no_grad()
+    def ready(self) -> None:
+        """Make scale (O,) and shift (O,) of an absorbed norm unless they are there: once, and after new weights were loaded."""
+        if self._norm is None or self.scale is not None:
+            return
+        norm = self._norm[0]
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = 0 if self.bias is None else self.bias
+        self.scale, self.shift = scale, norm.bias + (bias - norm.running_mean) * scale
 
     @torch.no_grad()
     def sync(self) -> None:
@@ -295,6 +339,7 @@ class Selective(nn.Module):
 
     @torch.no_grad()
     def _reread(self) -> None:
+        self.scale = self.shift = None
         if self.slice is not None:
             self.slice.copy_(self.slice_of(self.weight))
             self._seen = self.slice._version
@@ -311,8 +356,16 @@ class Selective(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x (B, C, H, W) or (*, C); saves K·H·W (or K) elements per sample (token) if channels are selected."""
         self.sync()
+        self.ready()
+        if self.slice is None and not x.requires_grad and not (self.bias is not None and self.bias.requires_grad):
+            if not self.is_conv:
+                return F.linear(x, self.weight, self.bias)
+            weight = self.weight if self.scale is None else self.weight * self.scale.view(-1, 1, 1, 1)
+            return F.conv2d(x, weight, self.bias if self.scale is None else self.shift, *self.geometry)
         if self.is_conv:
-            return _SelectiveConv.apply(x, self.weight, self.bias, self.slice, self.channels, self.unit, self.geometry, self.keep_bits)
+            return _SelectiveConv.apply(
+                x, self.weight, self.bias, self.slice, self.channels, self.unit, self.geometry, self.keep_bits, self.scale, self.shift
+            )
         return _SelectiveLinear.apply(x, self.weight, self.bias, self.slice, self.channels, self.unit, self.keep_bits)
 
     def extra_repr(self) -> str:

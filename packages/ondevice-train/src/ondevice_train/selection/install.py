@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class SelectiveModel:
         biases: biases of the last so many layers train (norms' biases where the layer has a norm); 0 none, -1 all.
         smooth_bits: bits for the derivatives of Hardswish, SiLU and GELU: 8 or 4; 32 leaves those activations to torch.
         keep_bits: bits of each element of a kept channel: 32 (exact), or 8: selection and compression under one budget.
+        fold: apply frozen norms inside the convolutions before them, which is faster; outputs of a convolution are then normalised.
 
     Attributes:
         layers: what can be selected, in execution order.
@@ -58,7 +60,15 @@ class SelectiveModel:
     """
 
     def __init__(
-        self, model: nn.Module, example: Tensor, *, head: str | None = None, biases: int = 0, smooth_bits: int = 8, keep_bits: int = 32
+        self,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        head: str | None = None,
+        biases: int = 0,
+        smooth_bits: int = 8,
+        keep_bits: int = 32,
+        fold: bool = True,
     ) -> None:
         if smooth_bits not in (4, 8, 32):
             raise InputError(f"smooth_bits is {smooth_bits}; choose 4, 8 or 32")
@@ -93,6 +103,8 @@ class SelectiveModel:
             bias.requires_grad_(True)
         for parameter in model.get_submodule(self.head).parameters():
             parameter.requires_grad_(True)
+        if fold:
+            self._fold(norm_of, set(norms))
         kinds = {name: model.get_submodule(name).kind for name in activations}
         self.saved = SavedModel(
             self.network,
@@ -108,6 +120,18 @@ class SelectiveModel:
             raise InputError(f"biases of the last {count} layers are asked for; the model has {len(self.layers)}")
         names = [norm_of.get(layer.name, layer.name) for layer in self.layers[len(self.layers) - count :]] if count else []
         return [name for name in names if isinstance(getattr(modules[name], "bias", None), nn.Parameter)]
+
+    def _fold(self, norm_of: dict[str, str], norms: set[str]) -> None:
+        calls = Counter(layer.module for layer in self.network.layers)
+        readers = {layer.module: self.network.consumers[layer.output] for layer in self.network.weighted()}
+        for name, norm_name in norm_of.items():
+            module, norm = self.modules.get(name), self.model.get_submodule(norm_name)
+            alone = calls[name] == calls[norm_name] == 1 and len(readers[name]) == 1
+            trains = any(p.requires_grad for p in norm.parameters()) or (
+                module is not None and module.bias is not None and module.bias.requires_grad
+            )
+            if module is not None and norm_name in norms and isinstance(norm, FrozenBatchNorm2d) and alone and not trains:
+                module.absorb(norm)
 
     def costs(self, accounting: str, unit: str, optimizer_slots: int = 0) -> CostModel:
         """The cost model of this network's channels; ``bytes`` counts at the batch size of the example."""
@@ -162,6 +186,8 @@ class SelectiveModel:
 
     def measure(self) -> int:
         """Bytes that a forward pass of the example really keeps: unique storages of saved tensors, parameters and buffers apart."""
+        for module in self.modules.values():
+            module.ready()
         indices = [module.channels for module in self.modules.values() if module.channels is not None]
         result = measure.saved_bytes(lambda: self.model(self.example), [*self.model.parameters(), *self.model.buffers(), *indices])
         return result.bytes
@@ -195,6 +221,7 @@ class SelectiveModel:
         for name, module in self.modules.items():
             original = module.original
             module.select(None)
+            module.release()
             self.model.set_submodule(name, original)
         thaw_norms(self.model)
         unpack_activations(self.model)
