@@ -1,6 +1,6 @@
 """PR-AUC, macro F1 and more of every flow detector on NF-BoT-IoT-v2 (2,818 real rows), each split, five seeds, with controls.
 
-Run: python benchmarks/edge-ids/flow_quality.py [FILE]
+Run: python benchmarks/edge-ids/flow_quality.py [MODEL ...]
 Intervals are 95 % Student-t over the seeds. The chronological split is the same for every seed (file order: NF-v2 has no times).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from edge_ids.flow.fit import FitConfig, fit, read_all
 from edge_ids.flow.sources import fingerprint
 from edge_ids.flow.splits import PROTOCOLS
-from edge_shared.files import write_json
+from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
 from scipy.stats import t
 
@@ -40,10 +40,11 @@ def interval(values: list[float | None]) -> dict[str, float | list[float]] | Non
 
 
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
+    chosen = sys.argv[1:] or [model for model, _ in MODELS]
+    path = FILE
     table = read_all(FitConfig(str(path)))
-    rows = []
-    for model, scaler in MODELS:
+    rows = [row for row in (read_json(OUT)["rows"] if OUT.is_file() else []) if row["model"] not in chosen]
+    for model, scaler in [entry for entry in MODELS if entry[0] in chosen]:
         for split in PROTOCOLS:
             results = [fit(FitConfig(str(path), model, split, scaler, seed=seed), table) for seed in SEEDS]
             row = {"split": split, "model": model, "scaler": scaler, "threshold": results[0].threshold.rule}
