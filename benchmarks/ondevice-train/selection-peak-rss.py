@@ -77,7 +77,7 @@ for row in rows:
 write_json(
     arguments.out,
     {
-        "command": "python benchmarks/ondevice-train/selection-peak-rss.py",
+        "command": " ".join(["python benchmarks/ondevice-train/selection-peak-rss.py", *sys.argv[1:]]),
         "what": "two training steps of the model at 128x128; selected: random channels of the last 16 layers within the units",
         "model": arguments.model,
         "batch": arguments.batch,

@@ -7,6 +7,7 @@ Steps of all variants are interleaved, so that other load on the machine hits al
 
 import argparse
 import statistics
+import sys
 import time
 
 import torch
@@ -108,7 +109,7 @@ for batch in arguments.batch:
 write_json(
     arguments.out,
     {
-        "command": "python benchmarks/ondevice-train/selection-step-time.py",
+        "command": " ".join(["python benchmarks/ondevice-train/selection-step-time.py", *sys.argv[1:]]),
         "what": "whole step (forward, loss, backward, SGD) of MCUNet-in1 at 128x128; fresh weights, random inputs; steps interleaved",
         "steps": arguments.steps,
         "threads": torch.get_num_threads(),

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -113,7 +114,7 @@ for method in arguments.methods:
 write_json(
     arguments.out,
     {
-        "command": "python benchmarks/ondevice-train/selection-transfer.py",
+        "command": " ".join(["python benchmarks/ondevice-train/selection-transfer.py", *sys.argv[1:]]),
         "what": "Fashion-MNIST to MNIST, 16x16, small mobile network pretrained by this script; budgets are all training memory in bytes",
         "source_accuracy": source_accuracy,
         "train_images": len(target.train_y),
