@@ -21,7 +21,7 @@ from ondevice_train.compression.hosvd import HOSVD, hosvd_ranks, mode_energies
 from ondevice_train.compression.pareto import Infeasible, select
 from ondevice_train.compression.perplexity import EPSILONS, Judged, LayerTable, Option, judge, layers_of
 from ondevice_train.compression.plans import LayerChoice, Plan
-from ondevice_train.compression.predict import predict
+from ondevice_train.compression.predict import Prediction, predict
 from ondevice_train.compression.prepare import prepare, restore
 from ondevice_train.compression.quantise import Quantise
 from ondevice_train.compression.svd import SVD
@@ -235,19 +235,23 @@ def _choice(table: LayerTable, judged: Judged) -> LayerChoice:
     )
 
 
-def _predicted(model: nn.Module, example: Tensor, made: Plan) -> int:
+def _prediction(model: nn.Module, example: Tensor, made: Plan) -> Prediction:
     prepare(model, made)
     try:
-        return predict(model, example).bytes
+        return predict(model, example)
     finally:
         restore(model)
 
 
+def _predicted(model: nn.Module, example: Tensor, made: Plan) -> int:
+    return _prediction(model, example, made).bytes
+
+
 def _finished(model: nn.Module, example: Tensor, made: Plan) -> Plan:
-    size = _predicted(model, example, made)
-    if made.budget is not None and size > made.budget:
-        raise Infeasible(made.budget, size)
-    return replace(made, predicted_bytes=size)
+    prediction = _prediction(model, example, made)
+    if made.budget is not None and prediction.bytes > made.budget:
+        raise Infeasible(made.budget, prediction.bytes)
+    return replace(made, predicted_bytes=prediction.bytes, other_bytes=prediction.other)
 
 
 def _rest(model: nn.Module, example: Tensor, base: Plan, tables: list[LayerTable]) -> int:

@@ -61,6 +61,7 @@ class Plan:
         budget: bytes asked for, if any.
         predicted_bytes: of the whole model: everything that one forward pass keeps, parameters and buffers apart.
         vanilla_bytes: the same for the plain model with the same trained layers.
+        other_bytes: of `predicted_bytes`, what plain torch operations keep that no method here handles.
     """
 
     method: str
@@ -74,7 +75,7 @@ class Plan:
     budget: int | None = None
     predicted_bytes: int | None = None
     vanilla_bytes: int | None = None
-    not_handled: tuple[str, ...] = ()
+    other_bytes: int | None = None
 
     @property
     def layer_bytes(self) -> int:
