@@ -59,19 +59,19 @@ def test_centroids_use_every_sample() -> None:
 
 
 def test_the_revealing_moment() -> None:
-    def moment(step: int, depth: float) -> Moment:
-        return Moment(step, np.zeros(1, dtype=np.int64), 1, depth)
+    def moments(*measured: tuple[int, float]) -> list[Moment]:
+        return [Moment(step, np.zeros(100, dtype=np.int64), wrong, depth) for step, (wrong, depth) in enumerate(measured)]
 
-    assert revealing_moment([moment(1, 0.2), moment(2, 0.9), moment(3, 0.5)]) == 1
-    assert revealing_moment([moment(1, 0.9), moment(2, 0.9)]) == 0
-    assert revealing_moment([moment(1, float("nan")), moment(2, 0.1)]) == 1
-    with pytest.raises(InputError, match="no conflicting samples found"):
-        revealing_moment([moment(1, float("nan"))])
-    untrained = [
-        Moment(step, np.zeros(1, dtype=np.int64), wrong, depth)
-        for step, wrong, depth in ((1, 90, 0.9), (2, 50, 0.8), (3, 10, 0.3), (4, 9, 0.4))
-    ]
-    assert revealing_moment(untrained) == 3  # depth before the network has settled does not count
+    nan = float("nan")
+    assert revealing_moment(moments((5, 0.2), (5, 0.9), (5, 0.5)), 10) == 1
+    assert revealing_moment(moments((5, 0.9), (5, 0.9)), 10) == 0
+    assert revealing_moment(moments((5, nan), (5, 0.1)), 10) == 1
+    # what an untrained network gets wrong does not count, neither while it learns nor on a plateau at chance
+    assert revealing_moment(moments((90, 0.9), (44, 0.8), (10, 0.3), (9, 0.4)), 10) == 3
+    assert revealing_moment(moments((50, 0.9), (50, 0.8), (10, 0.3), (9, 0.4)), 2) == 3
+    for nothing in (moments((0, nan), (0, nan)), moments((50, 0.9), (20, 0.9), (0, nan), (0, nan)), []):
+        with pytest.raises(InputError, match="no conflicting samples found"):
+            revealing_moment(nothing, 2)
 
 
 def test_measure_of_a_perfect_network_is_nan_not_a_crash() -> None:

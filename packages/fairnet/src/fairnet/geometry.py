@@ -72,19 +72,21 @@ def measure(step: int, features_ND: NDArray[np.floating], labels_N: Ints, predic
     return Moment(step, predictions_N, int(wrong.sum()), float(known.mean()) if known.size else float("nan"))
 
 
-def revealing_moment(moments: list[Moment]) -> int:
+def revealing_moment(moments: list[Moment], classes: int) -> int:
     """Index of the moment at which misclassified samples lie deepest in the wrong cell (Eq. 2); the first one of equals.
 
-    The paper skips the first epoch; here the search starts where the number of misclassified samples settles (the next
-    measurement still has three quarters of them), because before that a network is merely untrained.
+    The paper skips the first epoch, because at first a network is merely untrained. Here the search starts where fewer than half as
+    many samples are misclassified as by chance, and their number settles: the next measurement still has three quarters.
 
     Raises:
         InputError: if no moment has a misclassified sample with known distance: nothing contradicts a shortcut.
     """
     wrong = [moment.misclassified for moment in moments]
-    start = next((index for index in range(len(wrong) - 1) if wrong[index + 1] >= 0.75 * wrong[index]), 0)
+    half = 0.5 * (1 - 1 / classes) * len(moments[0].predictions) if moments else 0.0
+    settled = (index for index in range(len(wrong) - 1) if wrong[index] < half and wrong[index + 1] >= 0.75 * wrong[index])
+    start = next(settled, max(len(wrong) - 1, 0))
     depths = np.array([moment.depth for moment in moments[start:]])
-    if not np.isfinite(depths).any():
+    if not np.isfinite(depths).any() or wrong[start] == 0:
         raise InputError(
             "no conflicting samples found: once trained, the network gets every training sample right, so nothing contradicts a shortcut"
         )

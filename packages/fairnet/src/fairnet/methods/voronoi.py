@@ -124,7 +124,7 @@ def discover(data: BiasedSet, settings: Settings, folder: Path | None = None, co
         extra={"watch": watch},
         description="discover",
     )
-    chosen = revealing_moment(watch.moments)
+    chosen = revealing_moment(watch.moments, len(data.classes))
     found = alignment(data.train.y, watch.moments[chosen].predictions, len(data.classes))
     if found.aligned.all():
         raise InputError("no conflicting samples found: every training sample follows its class, so there is nothing to extract")
