@@ -95,6 +95,19 @@ def test_a_patched_run_counts_its_halo() -> None:
     assert whole >= 1372 * 1024 > quarter
 
 
+def test_a_block_without_expansion_can_follow_a_patched_one() -> None:
+    """The cut lies between a projection and the depthwise convolution of a block with expand 1, as between any two blocks."""
+    from edge_shared.memory.inference import _cuts
+
+    block = {"kernel": 3, "out": 8, "stride": 1}
+    net = deployed(
+        network(
+            MobileConfig.parse({"resolution": 32, "stem": {"out": 16}, "blocks": [{**block, "expand": 4}, block, {**block, "expand": 3}]})
+        )
+    )
+    assert [net.layers[index].name for index in _cuts(net)] == ["stem.conv", "blocks.0.project.conv", "blocks.1.add", "blocks.2.add"]
+
+
 def ofa(resolution: int, stem: int, text: str, final: int | None, mix: int, mix_bn: bool = False) -> Network:
     blocks = []
     for item in text.split():

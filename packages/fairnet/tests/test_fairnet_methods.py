@@ -41,7 +41,7 @@ def test_discovery_finds_the_planted_conflict() -> None:
     data = biased_images("digits", rho=0.9, train=700, val=40, balanced=100, seed=0)
     found = discover(data, Settings(epochs=3, batch_size=50))
     quality = found.quality(data)
-    assert quality["recall"] > 0.9
+    assert quality["recall"] > 0.8
     assert quality["precision"] > 0.6
     assert found.found.pseudo_label.shape == data.train.y.shape
 

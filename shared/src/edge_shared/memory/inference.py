@@ -17,6 +17,7 @@ themselves; D takes the network as it is given.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import ceil, prod
 from typing import Literal, get_args
 
@@ -127,10 +128,12 @@ def pooled(network: Network) -> set[str]:
 def _live(network: Network, *, in_bytes: bool = False) -> dict[str, int]:
     spans = lifetimes(network)
     sizes = {name: network.tensors[name].items * (network.tensors[name].itemsize if in_bytes else 1) for name in spans}
-    return {
-        layer.name: sum(sizes[name] for name, (first, last) in spans.items() if first <= index <= last)
-        for index, layer in enumerate(network.layers)
-    }
+    change = [0] * (len(network.layers) + 2)  # at index + 1: what comes alive less what has died
+    for name, (first, last) in spans.items():
+        change[first + 1] += sizes[name]
+        change[min(last + 2, len(change) - 1)] -= sizes[name]
+    totals = list(accumulate(change))
+    return {layer.name: totals[index + 1] for index, layer in enumerate(network.layers)}
 
 
 def _needs(network: Network, model: str, compat: str | None) -> list[tuple[Layer, int]]:
@@ -164,13 +167,16 @@ def _needs(network: Network, model: str, compat: str | None) -> list[tuple[Layer
 def _cuts(network: Network) -> list[int]:
     """Indices of layers after which one tensor alone is alive and the next layer opens a block."""
     spans = lifetimes(network)
+    writers = {layer.output: layer for layer in network.layers}
     cuts = []
     for index, layer in enumerate(network.layers[:-1]):
         alive = [name for name, (first, last) in spans.items() if first <= index < last]
         follower = network.layers[index + 1]
         opens = not layer.is_depthwise and len(follower.in_shape) == 4 and prod(follower.in_shape[2:]) > 1
-        produced_by_expand = layer.kind == "conv" and follower.is_depthwise and index > 0
-        if alive == [network.storage(layer.output)] and opens and not produced_by_expand:
+        before = writers.get(layer.inputs[0]) if layer.inputs else None
+        projects = before is None or before.is_depthwise or before.kind == "mul"  # the stem, or the end of a block
+        expands = layer.kind == "conv" and follower.is_depthwise and not projects
+        if alive == [network.storage(layer.output)] and opens and not expands:
             cuts.append(index)
     return cuts
 
