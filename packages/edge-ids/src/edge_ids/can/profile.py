@@ -26,7 +26,7 @@ from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
 FORMAT = "edge-ids-can-profile-1"
 MAX_IDS = 4096
 OFF = 1 << 40  # a threshold that is never reached
-BASE_BITS = {"timing": 30, "format": 24, "payload-bits": 36, "payload-jump": 30, "counter": 28, "frozen": 30, "ensemble": 48}
+BASE_BITS = {"timing": 30, "format": 24, "payload-bits": 36, "payload-jump": 34, "counter": 28, "frozen": 30, "ensemble": 48}
 UNKNOWN_BITS = 30
 LOAD_BITS = 30
 MATURE_SECONDS = 300.0
