@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +59,11 @@ class Distill:
     def __call__(self, model: fx.GraphModule, round_: int, masks: dict[str, Tensor], penalty: Callable[[nn.Module], Tensor] | None) -> None:
         """One fine-tuning; a finished one found in `checkpoints` is only loaded."""
         self.calls += 1
+        config = replace(self.config, seed=self.config.seed + 1000 * self.calls)
+        # The order of the data must not depend on trainings before this one: a resumed run only loads those.
+        generator = getattr(self.loader, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(config.seed)
 
         def loss(wrapped: nn.Module, batch: Any) -> Tensor:
             x, y = batch[:2]
@@ -77,16 +82,10 @@ class Distill:
             model,
             self.loader,
             None,
-            _seeded(self.config, self.config.seed + 1000 * self.calls),
+            config,
             loss=loss,
             checkpoint=None if self.checkpoints is None else self.checkpoints / f"finetune-{self.calls}" / "checkpoint.safetensors",
             on_step=keep_zero if masks else None,
             device=self.device,
             description=f"round {round_}: fine-tuning",
         )
-
-
-def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
-    from dataclasses import replace
-
-    return replace(config, seed=seed)
