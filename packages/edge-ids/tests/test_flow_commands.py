@@ -28,7 +28,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "iforest"
-    assert run(app, ["flow", "train", "--data", str(data), "--model", "iforest", "--out", str(out)]) == 0
+    assert run(app, ["flow", "train", "--data", str(data), "--model", "iforest", "--split", "random", "--out", str(out)]) == 0
     return out
 
 

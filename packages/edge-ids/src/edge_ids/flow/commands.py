@@ -37,7 +37,7 @@ def train(
     ] = None,
     out: Out = None,
     model: Annotated[str, typer.Option(help="graphids, simpleae, edge-aware (need torch), iforest, pca, hbos or cblof.")] = "edge-aware",
-    split: Annotated[str, typer.Option(help="random (paper; leaks), chronological or unseen-host-pair.")] = "random",
+    split: Annotated[str, typer.Option(help="chronological, unseen-host-pair, or random (paper; leaks).")] = "chronological",
     scaler: Annotated[str, typer.Option(help="minmax (paper) or log1p (heavy tails).")] = "minmax",
     threshold: Annotated[
         str, typer.Option(help="f1 (paper, needs labels), mad, quantile, or auto: the first that the data allows.")

@@ -50,7 +50,7 @@ class FitConfig:
 
     data: str
     model: str = "simpleae"
-    split: str = "random"
+    split: str = "chronological"
     scaler: str = "minmax"
     threshold: str = "auto"
     false_alarm_rate: float = 0.01
