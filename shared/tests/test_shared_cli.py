@@ -79,8 +79,8 @@ def test_json_is_one_document_on_stdout(app, capsys) -> None:  # type: ignore[no
 
 
 def test_a_missing_extra_names_the_pip_command() -> None:
-    with pytest.raises(MissingExtra, match=r"pip install 'tinyeeg\[torch\]'"):
-        require("a_module_that_is_not_there", "tinyeeg[torch]")
+    with pytest.raises(MissingExtra, match=r"pip install 'edge-ids\[torch\]'"):
+        require("a_module_that_is_not_there", "edge-ids[torch]")
     require("json", "nothing")
 
 
