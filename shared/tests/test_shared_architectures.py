@@ -231,6 +231,22 @@ def test_channel_cost_by_hand() -> None:
     assert (channel_cost(first), channel_cost(second)) == (9 + 36, 72 + 36)
 
 
+def test_bert_base_total() -> None:
+    """TraDy's total of BERT-base at 128 tokens: all linear weights and biases, and every linear layer's own input."""
+    from edge_shared.architectures._builder import NetworkBuilder
+
+    build, x = NetworkBuilder("bert-base", (1, 128, 768)), "input"
+    for index in range(12):
+        for name in ("q", "k", "v"):
+            build.linear(x, 768, f"{index}.{name}")
+        x = build.linear(f"{index}.v", 768, f"{index}.o")
+        x = build.linear(build.linear(x, 3072, f"{index}.fc1"), 768, f"{index}.fc2")
+    pooler = NetworkBuilder("pooler", (1, 768))
+    pooler.linear("input", 768, "pooler")
+    layers = (*build.build(x).layers, *pooler.build("pooler").layers)
+    assert sum(layer.params + layer.in_items for layer in layers) == 96_225_792
+
+
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
