@@ -178,22 +178,6 @@ def _cut(model: nn.Module, masks: list[torch.Tensor], granularity: Granularity, 
     return Outcome(cut, details)
 
 
-def control(data: BiasedSet, settings: Settings, folder: Path | None, kind: str, kept: list[int]) -> Outcome:
-    """Channel masks of the same widths without learning: ``random``, or ``magnitude`` (largest norm of the filters)."""
-    model = vanilla.run(data, settings, folder).model
-    units = networks.channel_units(model)
-    random = np.random.default_rng(settings.seed)
-    masks = []
-    for unit, count in zip(units, kept, strict=True):
-        norms = unit.conv.weight.detach().flatten(1).norm(dim=1).numpy()
-        order = random.permutation(len(norms)) if kind == "random" else np.argsort(-norms)
-        mask = torch.zeros(len(norms), 1, 1, dtype=torch.bool)
-        mask[torch.tensor(order[:count].copy())] = True
-        masks.append(mask)
-    widths = [unit.conv.out_channels for unit in units]
-    return _cut(model, masks, "channels", {"kept_share": sum(kept) / sum(widths)})
-
-
 def probe_accuracy(model: nn.Module, data: BiasedSet, seed: int = 0) -> float:
     """How well a freshly trained linear probe reads the group from the bottleneck of test images: fitted on the balanced part."""
     from sklearn.linear_model import LogisticRegression
