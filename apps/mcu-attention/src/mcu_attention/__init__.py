@@ -1,0 +1,1 @@
+"""Attention state from EEG as Cortex-M firmware, calibrated on the device."""
