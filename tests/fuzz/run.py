@@ -1,0 +1,33 @@
+"""Fuzz a parser by coverage, with atheris: `uv run --with atheris python tests/fuzz/run.py TARGET [-max_total_time=60] [more of libFuzzer's options]`.
+
+Without a target it names them. A finding ends the run with a traceback and leaves the input in a file ``crash-*``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["edge_shared", "edge_ids", "tinyeeg"]):
+    from targets import targets
+
+
+def main() -> None:
+    known = targets()
+    if len(sys.argv) < 2 or sys.argv[1] not in known:
+        sys.exit(f"usage: run.py TARGET [libFuzzer options]; targets: {', '.join(known)}")
+    target = known[sys.argv.pop(1)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = folder / "corpus"
+        corpus.mkdir()
+        (corpus / "seed").write_bytes(target.seed)
+        atheris.Setup([*sys.argv, "-rss_limit_mb=2048", "-timeout=10", str(corpus)], lambda data: bool(target.run(data, folder)) and None)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

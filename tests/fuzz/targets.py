@@ -1,0 +1,202 @@
+"""What is fuzzed: each parser as a function of bytes, with a small valid file to start from.
+
+A parser may refuse a file by `InputError`; any other exception is a finding.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edge_shared.errors import InputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser of files with that suffix, and one file that it accepts."""
+
+    suffix: str
+    parse: Callable[[Path], Any]
+    seed: bytes
+
+    def run(self, data: bytes, folder: Path) -> bool:
+        """Parse `data` as a file in `folder`; false if it was refused as it should be."""
+        path = folder / f"input{self.suffix}"
+        path.write_bytes(data)
+        try:
+            self.parse(path)
+        except InputError:
+            return False
+        return True
+
+
+def _can(path: Path) -> None:
+    from edge_ids.can.readers import read_frames
+
+    read_frames(path)
+
+
+def _netflow(path: Path) -> None:
+    from edge_ids.flow.netflow import read_netflow
+
+    for _ in read_netflow(path):
+        pass
+
+
+def _pcap(path: Path) -> None:
+    from edge_ids.flow.meter import read_pcap
+
+    for _ in read_pcap(path):
+        pass
+
+
+def _eve(path: Path) -> None:
+    from edge_ids.flow.textlog import read_eve
+
+    for _ in read_eve(path):
+        pass
+
+
+def _zeek(path: Path) -> None:
+    from edge_ids.flow.textlog import read_zeek
+
+    for _ in read_zeek(path):
+        pass
+
+
+def _aci(path: Path) -> None:
+    from tinyeeg.readers.aci import read_aci_mat
+
+    read_aci_mat(path)
+
+
+def _muse(path: Path) -> None:
+    from tinyeeg.readers.muse import read_muse_csv
+
+    read_muse_csv(path)
+
+
+def _emotiv(path: Path) -> None:
+    from tinyeeg.readers.emotiv import read_emotiv_csv
+
+    read_emotiv_csv(path)
+
+
+def _network(path: Path) -> None:
+    from edge_shared.files import read_json
+    from edge_shared.memory import inference
+    from edge_shared.network import Network
+
+    network = Network.from_json(read_json(path))
+    for model in ("A", "C", "D"):
+        inference.peak(network, model)  # type: ignore[arg-type]
+
+
+def _config(path: Path) -> None:
+    from edge_shared.architectures import mobile
+    from edge_shared.files import read_json
+    from pydantic import ValidationError
+
+    try:
+        config = mobile.MobileConfig.model_validate(read_json(path))
+    except ValidationError:
+        return
+    mobile.network(config)
+
+
+def _recipe(path: Path) -> None:
+    from edge_shared.artifacts.recipe import from_recipe
+    from edge_shared.files import read_json
+
+    from_recipe(read_json(path), _weights())
+
+
+def _device(path: Path) -> None:
+    from edge_shared import devices
+
+    devices.load(path)
+
+
+def _weights() -> dict[str, Any]:
+    import torch
+
+    return {"0.weight": torch.zeros(4, 3), "0.bias": torch.zeros(4)}
+
+
+def _recipe_seed() -> bytes:
+    import torch
+    from edge_shared.artifacts.recipe import to_recipe
+
+    return json.dumps(to_recipe(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()))).encode()
+
+
+def _network_seed() -> bytes:
+    from edge_shared.architectures import mobile
+
+    return json.dumps(mobile.network(mobile.MobileConfig.model_validate_json(CONFIG)).to_json()).encode()
+
+
+def _netflow_seed() -> bytes:
+    from edge_ids.flow.schema import SCHEMAS
+
+    columns = ["IPV4_SRC_ADDR", "L4_SRC_PORT", "IPV4_DST_ADDR", "L4_DST_PORT", *SCHEMAS["nf-v2"].features]
+    columns = list(dict.fromkeys(columns))
+    row = ["10.0.0.1" if "ADDR" in name else "1" for name in columns]
+    return (",".join(columns) + "\n" + ",".join(row) + "\n").encode()
+
+
+def _pcap_seed() -> bytes:
+    ip = bytes.fromhex("45000024000100004011000a0a0000010a000002") + struct.pack(">HHHH", 1000, 53, 16, 0) + b"12345678"
+    frame = bytes(12) + b"\x08\x00" + ip
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    return head + b"".join(struct.pack("<IIII", second, 0, len(frame), len(frame)) + frame for second in (1, 2, 3))
+
+
+def _mat_seed() -> bytes:
+    from scipy.io import savemat
+
+    file = io.BytesIO()
+    savemat(file, {"o": {"data": np.ones((256, 25)), "sampFreq": 128.0}})
+    return file.getvalue()
+
+
+CONFIG = b'{"resolution": 32, "stem": {"out": 8}, "blocks": [{"kernel": 3, "expand": 4, "out": 8}], "classes": 10}'
+MUSE = "TimeStamp,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10\n" + "".join(f"{0.00390625 * i},{800 + i % 7},801,802,803\n" for i in range(600))
+EMOTIV = "Counter,AF3,F7,F3,FC5,T7,P7,O1,O2,P8,T8,FC6,F4,F8,AF4\n" + "".join(
+    f"{i % 128}," + ",".join(["4200"] * 14) + "\n" for i in range(300)
+)
+DEVICE = b'name = "x"\nkind = "mcu"\nclock_hz = 1000000\nram_total = 4096\nram_largest_region = 4096\nflash_total = 8192\n'
+EVE = (
+    b'{"event_type":"flow","timestamp":"2026-01-01T00:00:00.000000+0000","src_ip":"10.0.0.1","src_port":1,"dest_ip":"10.0.0.2","dest_port":2,'
+    b'"proto":"TCP","flow":{"pkts_toserver":1,"pkts_toclient":1,"bytes_toserver":60,"bytes_toclient":60,'
+    b'"start":"2026-01-01T00:00:00.000000+0000","end":"2026-01-01T00:00:01.000000+0000"}}\n'
+)
+ZEEK = (
+    b"#separator \\x09\n#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tduration\torig_bytes\tresp_bytes\torig_pkts\torig_ip_bytes\tresp_pkts\tresp_ip_bytes\n"
+    b"1.0\t10.0.0.1\t1\t10.0.0.2\t2\ttcp\t0.5\t1\t1\t1\t41\t1\t41\n"
+)
+
+
+def targets() -> dict[str, Target]:
+    """Every parser that reads what others made, by name."""
+    return {
+        "candump": Target(".log", _can, b"(1.000000) can0 123#0102030405060708\n(1.010000) can0 18FEF100#01\n(1.020000) can0 123##101\n"),
+        "car-hacking": Target(".csv", _can, b"1478198376.389427,0316,8,05,21,68,09,21,21,00,6f,R\n1478198376.389636,018f,2,fe,5b,T\n"),
+        "netflow": Target(".csv", _netflow, _netflow_seed()),
+        "pcap": Target(".pcap", _pcap, _pcap_seed()),
+        "eve": Target(".json", _eve, EVE),
+        "zeek": Target(".log", _zeek, ZEEK),
+        "aci": Target(".mat", _aci, _mat_seed()),
+        "muse": Target(".csv", _muse, MUSE.encode()),
+        "emotiv": Target(".csv", _emotiv, EMOTIV.encode()),
+        "network": Target(".json", _network, _network_seed()),
+        "config": Target(".json", _config, CONFIG),
+        "recipe": Target(".json", _recipe, _recipe_seed()),
+        "device": Target(".toml", _device, DEVICE),
+    }
