@@ -1,28 +1,31 @@
-"""Whole training steps, steady state, and the bytes kept, by method: last-4 layers and whole networks.
+"""Whole training steps, steady state, and the bytes kept, by method: last-4 layers and whole networks; the time-memory front.
 
-    python benchmarks/ondevice-train/compression-steptime.py last4 --batch 8
-    python benchmarks/ondevice-train/compression-steptime.py whole --batch 32
+    python benchmarks/ondevice-train/compression-steptime.py                  # all cells that are not in the results yet
+    python benchmarks/ondevice-train/compression-steptime.py --cells last4,mobilenet_v2,128,8
 
-Weights are torchvision's ImageNet MobileNetV2 where EDGEWISE_DATA (or ../shared/data) has them; inputs are CIFAR-10 images or,
-without them, the bundled digits, scaled up. Batch of `--batch`, two threads, BatchNorms in evaluation mode in the baseline.
+Weights are torchvision's ImageNet MobileNetV2 where EDGEWISE_DATA (or ../shared/data) has them, else random; inputs are CIFAR-10
+images, scaled up. BatchNorms are in evaluation mode in the baseline. Methods take turns step by step. Written after every cell.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
+import time
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
-from edge_shared.files import write_json
+from _subjects import RESULTS, cifar, subject
+from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
-from ondevice_train import models
+from ondevice_train.compression._geometry import geometry_of
 from ondevice_train.compression.bench import bench, evaluation_norms
+from ondevice_train.compression.perplexity import layers_of
+from ondevice_train.compression.planner import _chosen
 
-RESULTS = Path(__file__).parents[1] / "results"
-DATA = Path(os.environ.get("EDGEWISE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+FILE = RESULTS / "ondevice-train-compression-steptime.json"
 LAST4 = {
     "asi": ("asi", {"epsilon": 0.8}),
     "asi, bf16 cores": ("asi", {"epsilon": 0.8, "half_core": True}),
@@ -42,71 +45,90 @@ WHOLE = {
     "quantise 8": ("quantise", {"bits": 8}),
     "quantise 4": ("quantise", {"bits": 4, "smooth_bits": 4}),
     "asi": ("asi", {"epsilon": 0.8}),
-    "wasi": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.8}),
     "checkpointing": ("checkpointing", {}),
     "checkpointing, every 2nd": ("checkpointing-2", {}),
+    "checkpointing, every 4th": ("checkpointing-4", {}),
 }
+WASI = {
+    "wasi 0.8": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.8}),
+    "wasi 0.5": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.5}),
+    "wasi 0.2": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.2}),
+    "asi": ("asi", {"epsilon": 0.8}),
+}
+SLOW = ("asi", "hosvd (SVD, as published)", "hosvd (Gram)")
+CELLS = {
+    "last4,mobilenet_v2,128,8": (LAST4, 4, 9),
+    "whole,mobilenet_v2,128,32": (WHOLE, None, 5),
+    "last4,mobilenet_v2,128,32": (LAST4, 4, 5),
+    "last4,vit-6x192,64,8": (LAST4, 4, 9),
+    "last4,vit-6x192,64,32": (LAST4, 4, 5),
+    "whole,vit-6x192,64,32": (WHOLE, None, 5),
+    "wasi,vit-6x192,64,8": (WASI, None, 7),
+    "wasi,vit-6x192,64,32": (WASI, None, 5),
+    "wasi,vit-6x192,64,128": (WASI, None, 3),
+    "whole,resnet18,128,32": (WHOLE, None, 3),
+    "last4,mobilenet_v2,224,32": ({label: LAST4[label] for label in SLOW}, 4, 3),
+    "whole,mobilenet_v2,128,8": (WHOLE, None, 5),
+}
+"""Scope, model, side of the input, batch -> methods, last layers, counted steps."""
 
 
-def batch_of(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-    from edge_shared.data.vision import load_images
+def exact_gradient_milliseconds(model: torch.nn.Module, x: torch.Tensor, last: int | None) -> float:
+    """The dW of the chosen layers alone, plain: median of 5, CPU time."""
+    found = layers_of(model, x)
+    names = set(_chosen([name for name, *_ in found], found, last, None, None))
+    parts = [(geometry_of(module), torch.randn(shape), torch.randn(out)) for name, module, shape, out in found if name in names]
+    times = []
+    for _ in range(6):
+        start = time.process_time()
+        for geometry, inputs, grad in parts:
+            geometry.weight_gradient(inputs, grad)
+        times.append(time.process_time() - start)
+    return 1000 * statistics.median(times[1:])
 
-    path = DATA / "vision" / "cifar10_jpeg_train.npz"
-    images = load_images(str(path) if path.exists() else "digits", size=size, limit=4 * count)
-    x, y = next(iter(images.loader("train", count)))
-    return x.expand(-1, 3, -1, -1).contiguous(), y, images.name
+
+def run(cell: str) -> dict:
+    _, name, size, batch = cell.split(",")
+    methods, last, steps = CELLS[cell]
+    torch.manual_seed(0)
+    images = cifar(int(size), 4 * int(batch))
+    x, y = next(iter(images.loader("train", int(batch))))
+    model, weights = subject(name, int(size))
+    evaluation_norms(model)
+    start = time.perf_counter()
+    rows = bench(model, x.expand(-1, 3, -1, -1).contiguous(), y, methods, last=last, steps=steps,
+                 say=lambda text: print(f"{cell}: {text}", file=sys.stderr, flush=True))  # fmt: skip
+    return {
+        "model": name, "size": int(size), "batch": int(batch), "last": last, "weights": weights, "data": images.name, "steps": steps,
+        "exact_weight_gradient_milliseconds": exact_gradient_milliseconds(model, x, last),
+        "rows": {row.method: asdict(row) for row in rows}, "cell_seconds": time.perf_counter() - start,
+    }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scope", choices=["last4", "whole"])
-    parser.add_argument("--model", default="mobilenet_v2")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--only", default="", help="labels to run, by semicolons")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
+    parser.add_argument("--again", action="store_true", help="also cells that the results hold already")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    weights = DATA / "vision" / "weights" / "mobilenet_v2-b0353104.pth"
-    real = arguments.model == "mobilenet_v2" and weights.exists()
-    x, y, name = batch_of(arguments.batch, arguments.size)
-    if real:
-        import torchvision
-
-        model = torchvision.models.mobilenet_v2()
-        model.load_state_dict(torch.load(weights, weights_only=True))
-    else:
-        model, _ = models.build(arguments.model, classes=10, size=arguments.size)
-    chosen = LAST4 if arguments.scope == "last4" else WHOLE
-    chosen = {label: value for label, value in chosen.items() if not arguments.only or label in arguments.only.split(";")}
-    rows = bench(
-        evaluation_norms(model), x, y, chosen, last=4 if arguments.scope == "last4" else None, steps=arguments.steps,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    stem = f"ondevice-train-compression-{arguments.scope}-{arguments.model}-b{arguments.batch}"
-    record = {
-        "command": f"python benchmarks/ondevice-train/compression-steptime.py {' '.join(sys.argv[1:])}",
-        "environment": environment(),
-        "threads": 2,
-        "seed": 0,
-        "model": arguments.model,
-        "weights": "torchvision IMAGENET1K_V1" if real else "random",
-        "data": name,
-        "batch": arguments.batch,
-        "size": arguments.size,
-        "steps": arguments.steps,
-        "rows": [asdict(row) for row in rows],
-    }
-    write_json(RESULTS / f"{stem}.json", record)
-    for row in rows:
-        ratio = row.vanilla_bytes / max(1, row.saved_bytes)
-        print(
-            f"{row.method:28s} {row.milliseconds:9.1f} ms {row.ratio:6.2f}x  {row.saved_bytes / 2**20:8.2f} MiB kept, {ratio:6.1f}x less",
-            end="",
-        )
-        paper = row.paper_vanilla_bytes / row.paper_bytes if row.paper_bytes else float("nan")
-        print(f"; papers' count {paper:7.1f}x; predicted {'=' if row.saved_bytes == row.predicted_bytes else '!='}")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    record = read_json(FILE) if FILE.exists() else {"cells": {}}
+    for cell in arguments.cells:
+        if cell in record["cells"] and not arguments.again:
+            continue
+        found = run(cell)
+        record = {
+            "command": "python benchmarks/ondevice-train/compression-steptime.py",
+            "what": "whole step: zero_grad, forward, loss, backward, SGD; medians; methods take turns; the machine was shared, so that CPU"
+            " time of the one thread is the figure to compare",
+            "environment": environment(), "threads": torch.get_num_threads(), "seed": 0, "cells": {**record["cells"], cell: found},
+        }  # fmt: skip
+        write_json(FILE, record)
+        print(cell, f"({found['cell_seconds']:.0f} s; exact dW {found['exact_weight_gradient_milliseconds']:.1f} ms)", flush=True)
+        for row in found["rows"].values():
+            less = row["vanilla_bytes"] / max(1, row["saved_bytes"])
+            mark = "=" if row["saved_bytes"] == row["predicted_bytes"] else "!="
+            print(f"  {row['method']:28s} {row['milliseconds']:9.1f} ms {row['ratio']:6.2f}x, CPU {row['cpu_milliseconds']:9.1f} ms {row['cpu_ratio']:6.2f}x; kept {row['saved_bytes'] / 2**20:8.2f} MiB,"
+                  f" {less:6.1f}x less, predicted {mark}; keeping + dW {row['keeping_milliseconds']:8.1f} ms", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

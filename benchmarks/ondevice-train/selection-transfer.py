@@ -83,7 +83,7 @@ for seed in range(arguments.seeds):
                 }
             )  # fmt: skip
             assert rows[-1]["measured_total_bytes"] <= amount
-    write_json(partial, rows)
+            write_json(partial, rows)
     print("seed", seed, flush=True)
 
 

@@ -37,9 +37,12 @@ class BenchRow:
     Attributes:
         milliseconds: median of a whole step: zero_grad, forward, loss, backward, SGD step.
         ratio: of the medians, to the vanilla step of the same trained layers.
+        cpu_milliseconds, cpu_ratio: the same in CPU time of the process, which other load on the machine does not lengthen; with
+            several threads their times add up.
         saved_bytes: measured, whole model; `predicted_bytes` must be equal.
         vanilla_bytes: measured, whole model, plain torch.
         paper_bytes, paper_vanilla_bytes: the papers' count: inputs of the chosen layers only.
+        keeping_milliseconds: of one step, median, CPU time: keeping the inputs of the chosen layers and making dW from what was kept, alone.
         macs, vanilla_macs: of forward, dX, overhead and dW of the chosen layers, true convention; `paper_macs` in the papers'.
         peak_rss: of a process of its own, if asked for.
     """
@@ -48,11 +51,14 @@ class BenchRow:
     milliseconds: float
     quartiles: tuple[float, float]
     ratio: float
+    cpu_milliseconds: float
+    cpu_ratio: float
     saved_bytes: int
     predicted_bytes: int
     vanilla_bytes: int
     paper_bytes: int
     paper_vanilla_bytes: int
+    keeping_milliseconds: float
     macs: int
     vanilla_macs: int
     paper_macs: int
@@ -74,6 +80,30 @@ def evaluation_norms(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     return model
+
+
+class _Watch:
+    """Adds up the time that the codecs of a prepared model take; works inside both passes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seconds = 0.0
+        for _, codec in codecs(model):
+            for name in ("encode", "weight_gradient"):
+                setattr(codec, name, self._timed(getattr(codec, name)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            start = time.process_time()
+            result = function(*args)
+            self.seconds += time.process_time() - start
+            return result
+
+        return run
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 def sgd(model: nn.Module, lr: float = 1e-3, momentum: float = 0.0) -> torch.optim.SGD:
@@ -99,7 +129,7 @@ def bench(
         x, y: one batch, used at every step.
         methods: label -> (method of the planner, its settings); ``plain`` is added as the first. Also ``hosvd-svd`` (thin SVD of
             every unfolding, as published), ``packed`` (plain layers between compact activations and norms) and
-            ``checkpointing-2`` (every second block).
+            ``checkpointing-N`` (every N-th block).
         last: train the last so many convolutions, or all layers.
         steps, warmup: counted and uncounted steps of each method.
         say: told what happens.
@@ -116,14 +146,20 @@ def bench(
                 codec.solver = "svd"
         contenders[label] = (own, made, sgd(own))
     times: dict[str, list[float]] = {label: [] for label in contenders}
+    cpu: dict[str, list[float]] = {label: [] for label in contenders}
+    keeping: dict[str, list[float]] = {label: [] for label in contenders}
+    watches = {label: _Watch(own) for label, (own, _, _) in contenders.items()}
     for step in range(warmup + steps):
         for label, (own, _, optimizer) in contenders.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             training_step(own, x, y, optimizer)
             if step >= warmup:
+                cpu[label].append(time.process_time() - busy)
                 times[label].append(time.perf_counter() - start)
+                keeping[label].append(watches[label].take())
+            watches[label].take()
         say(f"step {step + 1} of {warmup + steps}")
-    plain_time = statistics.median(times["plain"])
+    plain_time, plain_cpu = statistics.median(times["plain"]), statistics.median(cpu["plain"])
     vanilla = measure.training_bytes(contenders["plain"][0], x).bytes
     shapes = {name: (shape, out, geometry_of(module)) for name, module, shape, out in layers_of(model, x)}
     rows = []
@@ -146,11 +182,14 @@ def bench(
                 statistics.median(times[label]) * 1000,
                 (quarters[0] * 1000, quarters[2] * 1000),
                 statistics.median(times[label]) / plain_time,
+                statistics.median(cpu[label]) * 1000,
+                statistics.median(cpu[label]) / plain_cpu,
                 measure.training_bytes(own, x).bytes,
                 predict(own, x).bytes,
                 vanilla,
                 made.layer_bytes,
                 sum(4 * choice_elements(shapes[name][0]) for name in names),
+                statistics.median(keeping[label]) * 1000,
                 sum(true),
                 dense["true"],
                 sum(paper),
@@ -163,9 +202,9 @@ def bench(
 def _plan(model: nn.Module, x: Tensor, y: Tensor, method: str, last: int | None, settings: Mapping[str, Any]) -> Plan:
     if method == "packed":
         return replace(plan(model, x, method="plain", last=last, **settings), pack=True)
-    if method == "checkpointing-2":
+    if method.startswith("checkpointing-"):
         made = plan(model, x, method="checkpointing", last=last, **settings)
-        return replace(made, blocks=made.blocks[::2])
+        return replace(made, blocks=made.blocks[:: int(method.removeprefix("checkpointing-"))])
     return plan(model, x, method="hosvd" if method == "hosvd-svd" else method, labels=y, last=last, **settings)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from edge_shared.errors import InputError
@@ -17,6 +19,7 @@ from ondevice_train.compression.recompute import Recomputed, is_attention, recom
 from ondevice_train.compression.wasi import FactoredLinear
 from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d, freeze_norms, thaw_norms
 from ondevice_train.ops.masks import pack_activations, unpack_activations
+from ondevice_train.ops.selective import Selective
 
 _FLAGS = "_ondevice_train_requires_grad"
 
@@ -120,6 +123,7 @@ def compact(model: nn.Module, smooth_bits: int = 8) -> None:
         frozen = model.get_submodule(name)
         if isinstance(frozen, FrozenBatchNorm2d) and trained and not trained[-1]:
             frozen.bias.requires_grad_(False)
+    fold_frozen(model)
     pack_activations(model, bits=smooth_bits)
     for name, module in list(model.named_modules()):
         if name and type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
@@ -128,13 +132,32 @@ def compact(model: nn.Module, smooth_bits: int = 8) -> None:
             Recomputed(module, eight_bit=True).install()
 
 
+def fold_frozen(model: nn.Module) -> None:
+    """Let a frozen convolution apply the frozen norm that follows it in a Sequential: one pass less, no weight kept twice."""
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for parent in list(model.modules()):
+        if type(parent).forward is not nn.Sequential.forward:
+            continue
+        for (name, conv), (_, norm) in pairwise(list(parent.named_children())):
+            if type(conv) is not nn.Conv2d or not isinstance(norm, FrozenBatchNorm2d) or geometry_of(conv) is None:
+                continue
+            trains = any(parameter.requires_grad for part in (conv, norm) for parameter in part.parameters())
+            if trains or isinstance(conv.padding, str) or uses[id(conv)] > 1 or uses[id(norm)] > 1:
+                continue
+            folded = Selective(conv)
+            folded.absorb(norm)
+            parent.set_submodule(name, folded)
+
+
 def restore(model: nn.Module) -> nn.Module:
     """Undo `prepare` in place: plain torch modules with the trained values and the old `requires_grad` flags."""
     for module in model.modules():
         if (forward := recomputed(module)) is not None:
             forward.remove()
     for name, module in list(model.named_modules()):
-        if isinstance(module, CompressedLayer | CompactLayerNorm | FactoredLinear):
+        if isinstance(module, CompressedLayer | CompactLayerNorm | FactoredLinear | Selective):
+            if isinstance(module, Selective):
+                module.release()
             model.set_submodule(name, module.original)
     unpack_activations(model)
     thaw_norms(model)
