@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from edge_shared import architectures, flops
 from edge_shared.architectures.mobile import Block, MobileConfig, make_divisible, network
 from edge_shared.errors import InputError
 from edge_shared.memory import flash, peak, sram
-from edge_shared.memory.schemes import Scheme, cost
-from edge_shared.network import Network, deployed
+from edge_shared.memory.schemes import Scheme, TrainingMemory, channel_activations, channel_cost, channel_macs, cost
+from edge_shared.network import Layer, Network, deployed
 
 # (width, resolution, millions of MACs, rounded down as published); parameters in millions by width
 MOBILENET_V2 = [
@@ -222,13 +224,30 @@ def test_paper_convention_counts_depthwise_as_dense() -> None:
 
 def test_channel_cost_by_hand() -> None:
     from edge_shared.architectures._builder import NetworkBuilder
-    from edge_shared.memory.schemes import channel_cost
 
     build = NetworkBuilder("hand", (1, 4, 6, 6))
     x = build.conv("input", 4, 3, "depthwise", groups=4)
     build.conv(x, 8, 3, "dense")
     first, second = build.build("dense").convs()
-    assert (channel_cost(first), channel_cost(second)) == (9 + 36, 72 + 36)
+    assert (channel_cost(first, 1), channel_cost(second, 1)) == (9 + 36, 72 + 36)
+
+
+def test_cost_is_per_sample_of_the_network_not_of_a_layers_own_first_axis() -> None:
+    """Two samples in 4 windows of 9 tokens each: one sample of a linear layer has 36 tokens, and only real biases count."""
+    shape, wide = (8, 9, 5), (8, 9, 7)
+    windowed = Layer("qkv", "linear", "linear", ("input",), "y", shape, wide, weights=35, params=35)
+    assert (channel_activations(windowed, 2), channel_macs(windowed, 2)) == (36, 7 * 36)
+
+    from edge_shared.architectures._builder import NetworkBuilder
+
+    def memory(batch: int, bias: bool) -> TrainingMemory:
+        build = NetworkBuilder("hand", (batch, 4, 6, 6))
+        one = build.build(build.conv("input", 8, 3, "only"))
+        layers = tuple(replace(layer, bias=bias) for layer in one.layers)
+        return cost(replace(one, layers=layers), Scheme.last(one, 1), "mcunetv3")
+
+    assert memory(1, True) == memory(2, True)
+    assert (memory(1, True).bias_params, memory(1, False).bias_params) == (8, 0)
 
 
 def test_bert_base_total() -> None:

@@ -12,17 +12,22 @@ from edge_shared.cli import run
 from ondevice_train.cli import app
 from ondevice_train.selection.scheme import PUBLISHED, read_scheme, scheme_memory
 
-# notes §3.2: selected weights, activations, units, biases, mask bits, kB, weight-gradient MACs
+# notes §3.2, and the schemes of tiny-training that it leaves out: selected weights, activations, units, biases, mask bits, kB, weight-gradient MACs
 ROWS = {
     ("mbv2-w0.35", "49kb"): (22410, 5872, 28282, 3128, 80768, 49.81, 948384),
     ("mbv2-w0.35", "73kb"): (39072, 7136, 46208, 3688, 116608, 73.88, 1242624),
     ("mbv2-w0.35", "99kb"): (55920, 10672, 66592, 4168, 147328, 99.41, 2111232),
+    ("mbv2-w0.35", "123kb"): (72384, 11456, 83840, 4792, 187264, 123.56, 2374656),
     ("mbv2-w0.35", "138kb"): (81792, 11904, 93696, 5000, 222080, 138.25, 2525184),
     ("mcunet-5fps", "49kb"): (12096, 3840, 15936, 4592, 131840, 49.75, 774144),
     ("mcunet-5fps", "74kb"): (29440, 10240, 39680, 4752, 142080, 74.81, 1884160),
+    ("mcunet-5fps", "99kb"): (52480, 12352, 64832, 4792, 144640, 99.84, 2473984),
+    ("mcunet-5fps", "124kb"): (75328, 11392, 86720, 5112, 165120, 124.97, 2609152),
     ("mcunet-5fps", "148kb"): (98560, 14080, 112640, 4952, 154880, 148.41, 3211264),
     ("proxyless-w0.3", "49kb"): (20736, 5248, 25984, 3488, 86528, 49.66, 811008),
     ("proxyless-w0.3", "74kb"): (36288, 8704, 44992, 4056, 122880, 74.88, 1290240),
+    ("proxyless-w0.3", "98kb"): (62976, 9984, 72960, 3744, 102912, 98.53, 1671168),
+    ("proxyless-w0.3", "120kb"): (76800, 11776, 88576, 4296, 138240, 120.25, 1966080),
     ("proxyless-w0.3", "148kb"): (89088, 12288, 101376, 4976, 243200, 148.22, 2162688),
 }
 LAST = {
@@ -83,10 +88,30 @@ def test_convolution_parameters(name):
     assert scheme_memory(name, scheme, accounting="params").selected_weights == CONV_PARAMS[name]
 
 
-@pytest.mark.parametrize(("name", "weights"), [("49kb", 192312), ("73kb", 330240), ("99kb", 464640), ("138kb", 675840)])
+@pytest.mark.parametrize(("name", "weights"), [("49kb", 192312), ("73kb", 330240), ("99kb", 464640), ("123kb", 599040), ("138kb", 675840)])
 def test_weight_budgets_of_full_width(name, weights):
     scheme = read_scheme(name, "mbv2-w0.35")
     assert scheme_memory("mobilenet_v2", scheme | {"n_bias": 40}, input_size=128).selected_weights == weights
+
+
+@pytest.mark.parametrize(
+    ("name", "budgets"),
+    [
+        ("mobilenet_v2", (192311, 464639, 675540)),
+        ("resnet18", (980715, 2369480, 3444987)),
+        ("resnet50", (2059888, 4976842, 7235830)),
+    ],
+)
+def test_parameter_budgets_of_velocity(name, budgets):
+    ratios = (0.0878233231, 0.212187637, 0.3084995616)  # the shares of the published configuration
+    weights = scheme_memory(name, {"last_convs": len(network(name).convs())}, accounting="params").selected_weights
+    assert tuple(int(ratio * weights) for ratio in ratios) == budgets
+
+
+def test_biases_are_counted_where_a_layer_has_one():
+    linear = 41184  # all outputs of Swin-T's layers; 3 patch mergings have no bias
+    memory = scheme_memory("swin_t", {"n_bias": 52}, input_size=128)
+    assert memory.bias_params == linear - (192 + 384 + 768) == 39840
 
 
 def test_swin_total_of_the_papers():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from edge_shared.errors import InputError
@@ -90,20 +89,28 @@ def channel_weights(layer: Layer) -> int:
     return layer.weights // layer.in_channels
 
 
-def channel_activations(layer: Layer) -> int:
-    """Elements of one input channel for one sample: H·W, or the tokens of a linear layer."""
-    return layer.in_items // (layer.in_shape[0] * layer.in_channels)
+def channel_activations(layer: Layer, batch: int) -> int:
+    """Elements of one input channel for one sample: H·W, or the tokens of a linear layer.
+
+    `batch` is the network's: windows of attention multiply the first axis of a layer's own input.
+    """
+    return layer.in_items // (batch * layer.in_channels)
 
 
-def channel_cost(layer: Layer) -> int:
+def channel_cost(layer: Layer, batch: int) -> int:
     """Θ_space: weights plus activations of one input channel, one sample (TraDy eq. 3-4, MeDyate eq. 4-5)."""
-    return channel_weights(layer) + channel_activations(layer)
+    return channel_weights(layer) + channel_activations(layer, batch)
 
 
-def channel_macs(layer: Layer) -> int:
+def channel_macs(layer: Layer, batch: int) -> int:
     """Θ_time: MACs of one input channel's weight gradient, one sample."""
-    positions = prod(layer.out_shape[2:]) if layer.kind == "conv" else layer.in_items // (layer.in_shape[0] * layer.in_channels)
-    return channel_weights(layer) * positions
+    return channel_weights(layer) * (layer.out_items // (batch * layer.out_channels))
+
+
+def biases(network: Network, layer: Layer) -> int:
+    """Biases of a convolution when its norm is folded into it, as on a board: none only if it has neither bias nor norm."""
+    normed = any(reader.op == "batch_norm" for reader in network.consumers[layer.output])
+    return layer.out_channels if layer.bias or normed else 0
 
 
 @dataclass(frozen=True)
@@ -133,18 +140,18 @@ def cost(network: Network, scheme: Scheme, accounting: str = "units") -> Trainin
     """
     if accounting not in ACCOUNTINGS:
         raise InputError(f"unknown accounting {accounting!r}; known: {', '.join(ACCOUNTINGS)}, bytes")
-    convs = network.convs()
+    convs, batch = network.convs(), network.input_shape[0]
     kept = {index: kept_channels(convs[index], ratio) for index, ratio in scheme.ratios.items()}
     weights = sum(count * channel_weights(convs[index]) for index, count in kept.items())
-    activations = sum(count * channel_activations(convs[index]) for index, count in kept.items())
+    activations = sum(count * channel_activations(convs[index], batch) for index, count in kept.items())
     tail = convs[len(convs) - scheme.n_bias :]
-    biases = sum(layer.out_channels for layer in tail)
-    mask_bits = sum(layer.out_items for layer in tail)
+    bias_params = sum(biases(network, layer) for layer in tail)
+    mask_bits = sum(layer.out_items for layer in tail) // batch
     if accounting == "params":
         total = 4.0 * weights
     elif accounting == "units":
         total = 4.0 * (weights + activations)
     else:
         head = sum(layer.in_channels for layer in network.layers if layer.kind == "linear")
-        total = weights + 4 * biases + activations + mask_bits / 8 + head
-    return TrainingMemory(accounting, weights, activations, weights + activations, biases, mask_bits, total, total / 1024)
+        total = weights + 4 * bias_params + activations + mask_bits / 8 + head
+    return TrainingMemory(accounting, weights, activations, weights + activations, bias_params, mask_bits, total, total / 1024)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from edge_shared.memory.schemes import channel_activations
 from edge_shared.memory.training import training_bytes
 from edge_shared.network import Layer, Network
 
@@ -142,7 +141,7 @@ class SavedModel:
         for layer in self.network.weighted():
             count = len(selection.channels.get(layer.module or layer.name, ()))
             if count and (selection.unit == INPUT or layer.is_depthwise):
-                elements = count * layer.in_shape[0] * channel_activations(layer)
+                elements = count * layer.in_items // layer.in_channels
                 item = self.network.tensors[layer.output].itemsize
                 kept = elements + 2 * item * count if self.replaced.keep_bits == 8 else elements * item
                 per_layer[layer.name] = per_layer.get(layer.name, 0) + kept

@@ -23,16 +23,21 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[int, str, str]]] = {
         "49kb": (16, "36 39 40 41 42 45 48 49", "1 1 0 .25 .125 .125 .125 .125"),
         "73kb": (20, "32 33 36 39 41 42 45 48", ".125 .5 .5 1 .25 .125 .125 1"),
         "99kb": (25, "27 30 33 36 39 42 45 48", "1 1 1 1 1 .125 .5 1"),
+        "123kb": (31, "27 30 33 36 39 42 45 48", "1 1 1 1 1 .5 1 1"),
         "138kb": (34, "27 30 33 36 39 42 45 48", "1 1 1 1 1 1 1 1"),
     },
     "mcunet-5fps": {
         "49kb": (20, "23 24 27 30 33 39", "0 .25 .5 .5 0 0"),
         "74kb": (21, "21 23 24 26 27 30", "1 0 1 0 .5 1"),
+        "99kb": (22, "21 24 27 30 36 39", "1 1 1 1 .125 .25"),
+        "124kb": (24, "21 24 27 30 33 39", ".25 1 1 1 .5 .5"),
         "148kb": (23, "21 24 27 30 36 39", "1 1 1 1 1 .5"),
     },
     "proxyless-w0.3": {
         "49kb": (21, "39 42 44 45 50 51 54 57", ".25 1 0 1 0 .125 .25 .25"),
         "74kb": (28, "33 36 39 42 45 51 54 57", ".5 .25 1 1 1 .5 .25 .5"),
+        "98kb": (25, "36 39 42 45 48 51 54 57", "1 .5 1 1 .25 .5 1 1"),
+        "120kb": (32, "36 39 42 45 48 51 54 57", "1 1 1 1 .5 1 1 1"),
         "148kb": (45, "36 39 42 45 48 51 54 57", "1 1 1 1 1 1 1 1"),
     },
 }
@@ -114,7 +119,8 @@ def scheme_memory(
     network = _network(architecture, input_size)
     parsed = Scheme.parse(scheme, network)
     memory = cost(network, parsed, "units" if accounting == "bytes" else accounting)
-    macs = sum(kept_channels(network.convs()[i], ratio) * channel_macs(network.convs()[i]) for i, ratio in parsed.ratios.items())
+    convs = network.convs()
+    macs = sum(kept_channels(convs[i], ratio) * channel_macs(convs[i], network.input_shape[0]) for i, ratio in parsed.ratios.items())
     details: dict[str, int] = {}
     if accounting == "bytes":
         memory, details = _bytes(network, parsed, memory, batch_size)
