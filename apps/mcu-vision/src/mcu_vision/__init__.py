@@ -1,1 +1,1 @@
-"""A trained sub-network becomes int8 C firmware for Cortex-M, within its planned memory."""
+"""From a trained network to int8 firmware for Cortex-M: `quantise`, `integer` (reference), `codegen`, `firmware`, `workflow`."""
