@@ -36,8 +36,8 @@ from scipy.stats import t
 
 RESULTS = Path(__file__).parents[1] / "results"
 SETTINGS = {
-    "digits": {"spaces": ["digits8", "digits8-control"], "epochs": 10, "limit": None, "labels": 100, "gauge": None},
-    "mnist": {"spaces": ["mnist28", "mnist28-control"], "epochs": 4, "limit": 1500, "labels": 80, "gauge": 800},
+    "digits": {"spaces": ["digits8", "digits8-control"], "epochs": 20, "limit": None, "labels": 150, "gauge": None},
+    "mnist": {"spaces": ["mnist28", "mnist28-control"], "epochs": 5, "limit": 3000, "labels": 80, "gauge": 800},
 }
 BUDGETS = 6
 
@@ -71,6 +71,7 @@ def one_run(space_name: str, data: str, path: str, seed: int, settings: dict) ->
                 "predicted": result.found.score,
                 "utilisation": result.utilisation,
                 "macs": result.found.costs["macs"],
+                "flops": 2 * result.found.costs["macs"],
                 "params": result.found.costs["params"],
                 "flatness": result.found.costs["flatness"],
                 "search_seconds": result.seconds,
@@ -110,7 +111,7 @@ def summary(runs: list[dict], spaces: list[str]) -> list[dict]:
             mine = [run["found"][index] for run in runs if run["space"] == space]
             values[space] = np.array([found["test_accuracy"] for found in mine])
             row[space] = interval(values[space]) | {
-                name: float(np.mean([found[name] for found in mine])) for name in ("utilisation", "macs", "flatness")
+                name: float(np.mean([found[name] for found in mine])) for name in ("utilisation", "flops", "flatness")
             }
         if len(values[spaces[0]]) == len(values[spaces[1]]):
             row["difference"] = interval(values[spaces[0]] - values[spaces[1]])

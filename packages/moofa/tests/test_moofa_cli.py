@@ -56,6 +56,7 @@ def test_from_digits_to_files(tmp_path, capsys):
         capsys, "extract", "--model", str(model), "--choice", str(found / "choice.json"), "--epochs", "1", "--out", str(out)
     )
     assert code == 0
+    assert not list(out.glob("fine-tuning*"))
     assert (
         network["cost"]["measured_live_bytes_float32"] == network["cost"]["predicted_live_bytes_float32"] == 4 * one["cost"]["peak_items"]
     )

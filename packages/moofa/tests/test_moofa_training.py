@@ -208,3 +208,37 @@ def test_measured_networks_are_spread_over_memory():
     assert ram.std() > random.std()
     ends = table.costs(table.genes.encode([table.space.smallest(), table.space.largest()])).ram
     assert {int(ram.min()), int(ram.max())} == set(map(int, ends))
+
+
+def test_an_interrupted_fine_tuning_goes_on_and_ends_at_the_same_weights(tmp_path, capsys, monkeypatch):
+    import edge_shared.training
+    from edge_shared.cli import run
+    from moofa.cli import app
+
+    model = str(tmp_path / "supernet")
+    assert run(app, ["train", "--limit", "200", "--epochs", "1", "--networks", "10", "--out", model]) == 0
+    words = ["extract", "--model", model, "--budget", "3kB", "--epochs", "2", "--out"]
+    fit, ends = edge_shared.training.fit, []
+
+    def whole(network, *arguments, **settings):
+        fit(network, *arguments, **settings)
+        ends.append({name: value.clone() for name, value in network.state_dict().items()})
+        raise KeyboardInterrupt  # nothing after the fine-tuning matters here
+
+    def part(*arguments, **settings):
+        def interrupt(step):
+            if step.step == 5:  # in the second of two epochs of four steps
+                raise KeyboardInterrupt
+
+        return fit(*arguments, **settings, on_step=interrupt)
+
+    monkeypatch.setattr(edge_shared.training, "fit", whole)
+    assert run(app, [*words, str(tmp_path / "whole")]) == 130
+    monkeypatch.setattr(edge_shared.training, "fit", part)
+    assert run(app, [*words, str(tmp_path / "parts")]) == 130
+    monkeypatch.setattr(edge_shared.training, "fit", whole)
+    assert run(app, ["extract", "--resume", str(tmp_path / "parts")]) == 130
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+    assert run(app, ["extract", "--out", str(tmp_path / "none")]) == 2
+    capsys.readouterr()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from moofa.costs import Costs
 
+LIMITS = ("ram", "flash", "macs", "latency_ms")
+"""Costs that a budget can limit and a front can keep low."""
 Number = TypeVar("Number", int, np.ndarray)
 
 
@@ -63,16 +65,18 @@ class Budget:
         ram: bytes of RAM (`Target.ram`).
         flash: bytes of weights, biases and scales.
         macs: multiply-accumulates of one forward pass.
+        latency_ms: estimated milliseconds; needs a latency table.
     """
 
     ram: int | None = None
     flash: int | None = None
     macs: int | None = None
+    latency_ms: float | None = None
 
     @property
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""
-        return {name: value for name in ("ram", "flash", "macs") if (value := getattr(self, name)) is not None}
+        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
 
     def allows(self, costs: Costs) -> np.ndarray:
         """Which networks are within every limit: (n,) bool."""
@@ -83,11 +87,16 @@ class Budget:
 
     def describe(self) -> str:
         """The limits in words."""
-        parts = [
-            f"{value:,} bytes of {name} ({format_bytes(value)})" if name != "macs" else f"{format_count(value)}MACs"
-            for name, value in self.limits.items()
-        ]
-        return ", ".join(parts) or "no limit"
+        return ", ".join(in_words(name, value) for name, value in self.limits.items()) or "no limit"
+
+
+def in_words(name: str, value: float) -> str:
+    """One limit, or what is needed of it, with its unit."""
+    if name == "latency_ms":
+        return f"{value:.4g} ms (estimated)"
+    if name == "macs":
+        return f"{format_count(round(value))}MACs"
+    return f"{value:,.0f} bytes of {name} ({format_bytes(round(value))})"
 
 
 def device_budget(target: Target) -> Budget:
@@ -116,6 +125,6 @@ class Infeasible(CheckFailed):
         smallest: for each limit, the smallest value that any network of the space needs.
     """
 
-    def __init__(self, message: str, smallest: dict[str, int]):
+    def __init__(self, message: str, smallest: dict[str, float]):
         super().__init__(message)
         self.smallest = smallest

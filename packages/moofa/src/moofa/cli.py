@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +87,10 @@ def profile(
 RamBudget = Annotated[str | None, typer.Option("--budget", help="RAM limit: 256kB, 1.5MiB or bytes; the device's if omitted.")]
 FlashBudget = Annotated[str | None, typer.Option("--flash", help="Flash limit for weights: 1MiB or bytes; the device's if omitted.")]
 MacsBudget = Annotated[int | None, typer.Option("--macs", help="Limit on multiply-accumulates.", min=1)]
+LatencyBudget = Annotated[float | None, typer.Option("--latency", help="Limit in ms, estimated from --latency-table.", min=0)]
+LatencyFile = Annotated[
+    Path | None, typer.Option("--latency-table", help="File of `moofa latency`, of the machine that will run the network.")
+]
 Model = Annotated[Path, typer.Option("--model", help="Folder of `moofa train`.")]
 
 
@@ -96,7 +101,15 @@ def _target(memory_model: str | None, bits: int, device: str | None) -> Any:
     return Target(memory_model or (profile.memory_model if profile else "D"), bits, profile)  # type: ignore[arg-type]
 
 
-def _budget(target: Any, budget: str | None, flash: str | None, macs: int | None) -> Any:
+def _latency(path: Path | None, space: Any) -> Any:
+    if path is None:
+        return None
+    from moofa.latency import LatencyTable
+
+    return LatencyTable.load(path, space)
+
+
+def _budget(target: Any, budget: str | None, flash: str | None, macs: int | None, latency: float | None = None) -> Any:
     from edge_shared.units import parse_bytes
 
     from moofa.budget import Budget, device_budget
@@ -106,6 +119,7 @@ def _budget(target: Any, budget: str | None, flash: str | None, macs: int | None
         ram=parse_bytes(budget) if budget is not None else base.ram,
         flash=parse_bytes(flash) if flash is not None else base.flash,
         macs=macs,
+        latency_ms=latency,
     )
 
 
@@ -292,6 +306,8 @@ def search(
     budget: RamBudget = None,
     flash: FlashBudget = None,
     macs: MacsBudget = None,
+    latency: LatencyBudget = None,
+    latency_table: LatencyFile = None,
     memory_model: MemoryModelOption = None,
     bits: Bits = 8,
     device: Device = None,
@@ -316,9 +332,10 @@ def search(
 
     trained = Trained.load(model)
     target = _target(memory_model, bits, device)
-    limits = _budget(target, budget, flash, macs)
+    limits = _budget(target, budget, flash, macs, latency)
+    times = _latency(latency_table, trained.space)
     try:
-        found = find(CostTable(trained.space, target), trained.predictor, limits, method=method, seed=seed)  # type: ignore[arg-type]
+        found = find(CostTable(trained.space, target, times), trained.predictor, limits, method=method, seed=seed)  # type: ignore[arg-type]
     except Infeasible as error:
         _infeasible(error, as_json)
         raise
@@ -331,7 +348,7 @@ def search(
         "device": device,
         "method": method,
     }
-    metrics = {
+    metrics: dict[str, Any] = {
         "predicted_accuracy": found.found.score,
         "utilisation": found.utilisation,
         "flatness": found.found.costs["flatness"],
@@ -339,6 +356,12 @@ def search(
         "method": found.method,
         "search_seconds": found.seconds,
     }
+    if times is not None:
+        from moofa.latency import measure
+
+        # The estimate is for the table's machine; this one is measured with as many threads.
+        metrics["estimated_latency_ms"] = found.found.costs["latency_ms"]
+        metrics["measured_latency"] = asdict(measure(config, threads=times.machine["threads"]))
     choice = {"choice": found.found.choice.to_json(), "network": config.model_dump(mode="json")}
     artifacts: dict[str, str] = {}
     if out:
@@ -368,11 +391,16 @@ def search(
     def show(console: Any) -> None:
         costs = found.found.costs
         use = "" if found.utilisation is None else f", {found.utilisation:.1%} of the budget"
+        latency_rows: list[list[Any]] = []
+        if times is not None:
+            latency_rows.append(["latency, estimated", f"{costs['latency_ms']:.3g} ms"])
+            latency_rows.append(["latency, measured here (median)", f"{metrics['measured_latency']['median_ms']:.3g} ms"])
         rows: list[list[Any]] = [
             ["predicted accuracy", f"{found.found.score:.2%}"],
             ["RAM", f"{format_bytes(costs['ram'])}{use}"],
             ["flash", format_bytes(costs["flash"])],
             ["MACs", format_count(costs["macs"])],
+            *latency_rows,
             ["flatness", costs["flatness"]],
             ["networks looked at", found.evaluated],
             ["seconds", found.seconds],
@@ -396,10 +424,12 @@ def search(
 @app.command()
 def pareto(
     model: Model,
-    costs: Annotated[str, typer.Option("--costs", help="Costs to keep low, with commas: ram, flash, macs.")] = "ram",
+    costs: Annotated[str, typer.Option("--costs", help="Costs to keep low, with commas: ram, flash, macs, latency.")] = "ram",
     budget: RamBudget = None,
     flash: FlashBudget = None,
     macs: MacsBudget = None,
+    latency: LatencyBudget = None,
+    latency_table: LatencyFile = None,
     memory_model: MemoryModelOption = None,
     bits: Bits = 8,
     device: Device = None,
@@ -424,9 +454,10 @@ def pareto(
 
     trained = Trained.load(model)
     target = _target(memory_model, bits, device)
-    limits = _budget(target, budget, flash, macs)
-    names = tuple(part.strip() for part in costs.split(","))
-    archive = Archive(CostTable(trained.space, target), trained.predictor)
+    limits = _budget(target, budget, flash, macs, latency)
+    times = _latency(latency_table, trained.space)
+    names = tuple({"latency": "latency_ms"}.get(part.strip(), part.strip()) for part in costs.split(","))
+    archive = Archive(CostTable(trained.space, target, times), trained.predictor)
     try:
         front = nsga2(archive, names=names, budget=limits, population=population, generations=generations, seed=seed)
     except Infeasible as error:
@@ -443,7 +474,7 @@ def pareto(
         "device": device,
     }
     artifacts: dict[str, str] = {}
-    columns = ["predicted_accuracy", "ram", "flash", "macs", "params", "flatness"]
+    columns = ["predicted_accuracy", "ram", "flash", "macs", *(["latency_ms"] if times is not None else []), "params", "flatness"]
     if out:
         from moofa.plots import pareto as draw
 
@@ -466,22 +497,71 @@ def pareto(
     def show(console: Any) -> None:
         rows: list[list[Any]] = [
             [f"{one.score:.2%}", format_bytes(one.costs["ram"]), format_bytes(one.costs["flash"]), format_count(one.costs["macs"])]
+            + ([f"{one.costs['latency_ms']:.3g}"] if times is not None else [])
             for one in front
         ]
-        console.print(table("front", ["predicted accuracy", "RAM", "flash", "MACs"], rows))
+        heads = ["predicted accuracy", "RAM", "flash", "MACs", *(["ms, estimated"] if times is not None else [])]
+        console.print(table("front", heads, rows))
 
     emit({"metrics": metrics, "cost": {}, "artifacts": artifacts, "settings": settings, "seed": seed, "front": points}, as_json, show)
 
 
 @app.command()
+def latency(
+    space: Annotated[str | None, typer.Option("--space", help="Preset or JSON file of the space.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of `moofa train`, whose space is timed.")] = None,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of ONNX Runtime.", min=1)] = 1,
+    milliseconds: Annotated[float, typer.Option("--milliseconds", help="Time spent on each block.", min=1)] = 20.0,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for --latency-table.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time every block of a space on this machine, so that searches can limit and trade latency.
+
+    A network's latency is then estimated as the sum of its blocks; the smallest and the largest network are also timed as a whole.
+    """
+    from edge_shared.cli import progress
+    from edge_shared.errors import InputError
+
+    from moofa.budget import Target
+    from moofa.costs import CostTable
+    from moofa.latency import measure, measure_space
+    from moofa.space import Space, load_space
+    from moofa.workflow import Trained
+
+    if (space is None) == (model is None):
+        raise InputError("give --space (a preset or a file) or --model (a folder of `moofa train`)")
+    timed: Space = Trained.load(model).space if model is not None else load_space(str(space))
+    rounds = len(timed.resolutions) * max(len(stage.kernels) for stage in timed.stages) * max(len(stage.expands) for stage in timed.stages)
+    with progress("timing blocks", rounds) as advance:
+        found = measure_space(timed, threads=threads, milliseconds=milliseconds, advance=advance)
+    if out:
+        found.save(out)
+        say(f"wrote {out}")
+    costs = CostTable(timed, Target(), found)
+    ends = {}
+    for name, choice in (("smallest", timed.smallest()), ("largest", timed.largest())):
+        estimate = costs.costs(costs.genes.encode([choice])).latency_ms[0].item()
+        ends[name] = {"estimated_ms": estimate, "measured": asdict(measure(timed.config(choice), threads=threads))}
+    document = {"machine": found.machine, "blocks": rounds * len(found.blocks), **ends}
+
+    def show(console: Any) -> None:
+        rows: list[list[Any]] = [[name, f"{end['estimated_ms']:.3g}", f"{end['measured']['median_ms']:.3g}"] for name, end in ends.items()]
+        console.print(table(f"{timed.name}: {document['blocks']} blocks timed", ["network", "ms, estimated", "ms, measured"], rows))
+
+    emit(document, as_json, show)
+
+
+@app.command()
 def extract(
-    model: Model,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of `moofa train`.")] = None,
     choice: Annotated[
         Path | None, typer.Option("--choice", help="choice.json of `moofa search --out`; else the best within the budget.")
     ] = None,
     budget: RamBudget = None,
     flash: FlashBudget = None,
     macs: MacsBudget = None,
+    latency: LatencyBudget = None,
+    latency_table: LatencyFile = None,
     memory_model: MemoryModelOption = None,
     bits: Bits = 8,
     device: Device = None,
@@ -489,6 +569,7 @@ def extract(
     lr: Annotated[float, typer.Option("--lr", help="Learning rate of fine-tuning.")] = 0.01,
     data: Annotated[str | None, typer.Option("--data", help="The images, if they moved since training.")] = None,
     out: Out = None,
+    resume: Resume = None,
     as_json: Json = False,
 ) -> None:
     """Cut one network out of the supernet, fine-tune it, and export it: safetensors with recipe, ONNX in float and int8.
@@ -508,36 +589,48 @@ def extract(
     from moofa.space import Choice
     from moofa.workflow import Trained, specialise
 
-    trained = Trained.load(model)
-    target = _target(memory_model, bits, device)
-    limits = _budget(target, budget, flash, macs)
-    if choice is not None:
-        document = read_json(choice, "choice")
-        if not isinstance(document, dict):
-            raise InputError(f"--choice {choice}: this is no choice of `moofa search`")
-        chosen = Choice.from_json(document.get("choice", document))
-        trained.space.check(chosen)
+    if resume is not None:
+        folder = open_run(None, resume, {})
     else:
-        try:
-            chosen = find(CostTable(trained.space, target), trained.predictor, limits).found.choice
-        except Infeasible as error:
-            _infeasible(error, as_json)
-            raise
-    settings = {
-        "model": str(model),
-        "choice": chosen.to_json(),
-        "epochs": epochs,
-        "lr": lr,
-        "memory_model": target.memory_model,
-        "bits": bits,
-        "device": device,
-    }
-    folder = open_run(out, None, settings)
-    done = specialise(trained, chosen, folder.path, epochs=epochs, lr=lr, data=data, target=target)
+        if model is None:
+            raise InputError("give --model (a folder of `moofa train`), or --resume")
+        trained = Trained.load(model)
+        target = _target(memory_model, bits, device)
+        limits = _budget(target, budget, flash, macs, latency)
+        if choice is not None:
+            document = read_json(choice, "choice")
+            if not isinstance(document, dict):
+                raise InputError(f"--choice {choice}: this is no choice of `moofa search`")
+            chosen = Choice.from_json(document.get("choice", document))
+            trained.space.check(chosen)
+        else:
+            times = _latency(latency_table, trained.space)
+            try:
+                chosen = find(CostTable(trained.space, target, times), trained.predictor, limits).found.choice
+            except Infeasible as error:
+                _infeasible(error, as_json)
+                raise
+        settings = {
+            "model": str(model),
+            "choice": chosen.to_json(),
+            "epochs": epochs,
+            "lr": lr,
+            "memory_model": target.memory_model,
+            "bits": bits,
+            "device": device,
+            "ram_budget": limits.ram,
+            "data": data,
+        }
+        folder = open_run(out, None, settings)
+    settings = folder.config
+    trained = Trained.load(Path(settings["model"]))
+    target = _target(settings["memory_model"], settings["bits"], settings["device"])
+    chosen = Choice.from_json(settings["choice"])
+    done = specialise(trained, chosen, folder.path, epochs=settings["epochs"], lr=settings["lr"], data=settings["data"], target=target)
     config = trained.space.config(chosen)
     write_json(folder.path / "choice.json", {"choice": chosen.to_json(), "network": config.model_dump(mode="json")})
-    one = profile_of(config, memory_model=target.memory_model, bits=bits, device=target.device)
-    figures = [memory_histogram(folder.path, one, limits.ram), architecture(folder.path, config)]
+    one = profile_of(config, memory_model=target.memory_model, bits=target.bits, device=target.device)
+    figures = [memory_histogram(folder.path, one, settings["ram_budget"]), architecture(folder.path, config)]
     artifacts = {**done["artifacts"], "choice": "choice.json"}
     result = Result(
         command="moofa extract", metrics=done["metrics"], cost=done["cost"], artifacts=artifacts, seed=trained.settings["seed"],

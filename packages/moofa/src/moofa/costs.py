@@ -24,6 +24,8 @@ from moofa.space import Choice, Genes, Space
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moofa.latency import LatencyTable
+
 SUMS = ("macs", "params", "norms", "weights", "channels")
 MAXIMA = ("peak", "column_buffer", "kernel_buffer")
 _Share = tuple[int | None, np.ndarray, np.ndarray]
@@ -40,6 +42,7 @@ class Costs:
         ram: bytes of RAM needed on the target: what a memory budget limits.
         flash: bytes of weights, biases and scales.
         flatness: see `moofa.flatness`.
+        latency_ms: estimated milliseconds (`moofa.latency`); NaN without a latency table.
     """
 
     macs: np.ndarray
@@ -50,6 +53,7 @@ class Costs:
     ram: np.ndarray
     flash: np.ndarray
     flatness: np.ndarray
+    latency_ms: np.ndarray
 
     def __len__(self) -> int:
         return len(self.macs)
@@ -71,9 +75,10 @@ class CostTable:
     Args:
         space: the space.
         target: memory model, bits and device.
+        latency: milliseconds of the space's blocks, if they are to be counted.
     """
 
-    def __init__(self, space: Space, target: Target):
+    def __init__(self, space: Space, target: Target, latency: LatencyTable | None = None):
         self.space = space
         self.target = target
         self.genes = Genes(space)
@@ -82,6 +87,12 @@ class CostTable:
         self._patched_blocks = (self.patch_blocks or 1) - 1
         self._prefixes: dict[bytes, tuple[int, int]] = {}
         self._fill()
+        self.has_latency = latency is not None
+        self._latency: tuple[np.ndarray, np.ndarray] | None = None
+        if latency is not None:
+            blocks = latency.monotone.reshape(len(latency.blocks), -1)
+            # As in the other tables: one more option, which takes no time.
+            self._latency = latency.monotone_fixed, np.hstack([blocks, np.zeros((len(blocks), 1))])
 
     def _fill(self) -> None:
         space = self.space
@@ -147,6 +158,7 @@ class CostTable:
         _, kernels, expands = self._shape
         sums, maxima = (table[rows[:, 0]] for table in self._fixed)
         needs = self._fixed_need[rows[:, 0]]
+        latency = self._latency[0][rows[:, 0]] if self._latency is not None else np.full(len(rows), np.nan)
         blocks = np.full(len(rows), 1 if self.space.first else 0)
         absent = self._tables[0].shape[1] - 1
         patched = self._patched(rows) if self.patch_blocks is not None else None
@@ -162,6 +174,8 @@ class CostTable:
                 else:
                     blocks += 1
                 sums += self._tables[0][place].take(option, axis=0)
+                if self._latency is not None:
+                    latency += self._latency[1][place].take(option)
                 if patched is not None:
                     in_patches = rank < self._patched_blocks
                     rank += option != absent
@@ -179,7 +193,7 @@ class CostTable:
         peak_bytes = -(-peak_items * bits // 8)
         flash = -(-weights * bits // 8) + (4 if bits >= 32 else 8) * channels
         ram = self.target.ram(peak_bytes, flash, column_buffer + kernel_buffer)
-        return Costs(macs, params, params + norms, peak_items, peak_bytes, ram, flash, needs / blocks / peak_items)
+        return Costs(macs, params, params + norms, peak_items, peak_bytes, ram, flash, needs / blocks / peak_items, latency)
 
     def _patched(self, rows: np.ndarray) -> np.ndarray:
         """Model E's first part: (n, 2) largest need, and sum over its blocks of their largest need; once per different beginning."""

@@ -220,7 +220,7 @@ def _refuse(budget: Budget, target: Target, config: DesignConfig) -> None:
         strides = _strides(config, stride)
         space = _space(config, Stem(out=STEM_WIDTHS[0], stride=stride), strides, [config.divisor] * len(strides))
         needs.append((_ram(space, target)[0], _flash(space, target)))
-    smallest = {"ram": min(ram for ram, _ in needs), "flash": min(flash for _, flash in needs)}
+    smallest: dict[str, float] = {"ram": min(ram for ram, _ in needs), "flash": min(flash for _, flash in needs)}
     raise Infeasible(
         f"no space for {config.resolution} pixels is within {budget.describe()}: the narrowest needs {smallest['ram']:,} bytes of ram "
         f"and {smallest['flash']:,} bytes of flash",

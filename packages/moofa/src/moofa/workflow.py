@@ -155,6 +155,8 @@ def specialise(
 ) -> dict[str, Any]:
     """Extract a network, fine-tune it, and write it as safetensors + recipe, float ONNX and int8 ONNX.
 
+    Called again with the same arguments after an interruption, the fine-tuning goes on where it was.
+
     The test part is used here, once, for the figures that are reported.
 
     Args:
@@ -209,11 +211,14 @@ def specialise(
     before = evaluate(network, test)
     if epochs:
         config = TrainConfig(epochs=epochs, batch_size=trained.settings["batch_size"], lr=lr, weight_decay=3e-5, seed=seed)
+        checkpoint = out / "fine-tuning.safetensors"
         fit(
             network,
             resized("train", shuffle=True),
             resized("val"),
             config,
+            checkpoint=checkpoint,
+            checkpoint_steps=200,
             device=trained.settings["accelerator"],
             description="fine-tuning",
         )
@@ -262,6 +267,8 @@ def specialise(
         "onnx": "model/model.onnx",
         "int8": "model/model.int8.onnx",
     }
+    for file in out.glob("fine-tuning*"):
+        file.unlink()
     counts = {"train": len(images.train_y), "val": len(images.val_y), "test": len(images.test_y)}
     info = {"name": images.name, "fingerprint": images.fingerprint, "synthetic": images.synthetic, "counts": counts}
     return {"metrics": metrics, "cost": costs, "artifacts": artifacts, "data": info}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from edge_shared.errors import InputError
 
-from moofa.budget import Budget, Infeasible
+from moofa.budget import Budget, Infeasible, in_words
 from moofa.costs import Costs, CostTable
 from moofa.search.archive import Archive
 
@@ -49,13 +49,16 @@ def require_feasible(table: CostTable, budget: Budget) -> None:
 
     Raises:
         Infeasible: with what the smallest network needs.
+        InputError: for a limit on latency without a latency table.
     """
+    if budget.latency_ms is not None and not table.has_latency:
+        raise InputError("a limit on latency needs a latency table; make one with `moofa latency`")
     row = table.genes.encode([table.space.smallest()])
     costs = table.costs(row)
     if budget.allows(costs)[0]:
         return
-    smallest = {name: int(getattr(costs, name)[0]) for name in budget.limits}
-    needs = ", ".join(f"{value:,} {'bytes of ' if name != 'macs' else ''}{name}" for name, value in smallest.items())
+    smallest = {name: getattr(costs, name)[0].item() for name in budget.limits}
+    needs = ", ".join(in_words(name, value) for name, value in smallest.items())
     raise Infeasible(
         f"no network of space {table.space.name} is within {budget.describe()}: the smallest needs {needs}; "
         "raise the budget or design a smaller space (moofa design)",

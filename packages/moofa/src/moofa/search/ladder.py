@@ -21,7 +21,7 @@ from moofa.costs import CostTable
 from moofa.search.archive import Archive, Found, Score
 from moofa.search.evolution import Evolution, evolve, require_feasible
 
-RUNGS = {1: 48, 2: 8, 3: 4}
+RUNGS = {1: 48, 2: 8, 3: 4, 4: 3}
 """Rungs per limit, by the number of limits set."""
 RUNG = Evolution(population=100, generations=12, resolution_mutation=0.2)
 """Evolution on one rung; it starts from the rungs below, so that few generations do."""
@@ -108,7 +108,7 @@ def climb(archive: Archive, budget: Budget, settings: Evolution, seed: int) -> N
     last: dict[tuple[int, ...], np.ndarray] = {}
     for cell in itertools.product(*(range(count) for count in reach)):
         below = [last[before] for axis in range(len(cell)) if (before := _step_down(cell, axis)) in last]
-        rung = Budget(**{name: int(ladders[name][index]) for name, index in zip(limits, cell, strict=True)})
+        rung = Budget(**{name: ladders[name][index].item() for name, index in zip(limits, cell, strict=True)})
         rng = np.random.default_rng([seed, len(limits), *cell])
         # A quarter of the population comes from below, the rest is new: otherwise a rung would stay near what the last one found.
         share = settings.population // (4 * max(len(below), 1))

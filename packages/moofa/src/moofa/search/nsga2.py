@@ -1,4 +1,4 @@
-"""Many goals at once: NSGA-II (Deb et al. 2002) from pymoo, over score, RAM, flash and MACs."""
+"""Many goals at once: NSGA-II (Deb et al. 2002) from pymoo, over score, RAM, flash, MACs and latency."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from edge_shared.errors import InputError
 
-from moofa.budget import Budget
+from moofa.budget import LIMITS, Budget
 from moofa.search.archive import Archive, Found
 from moofa.search.evolution import require_feasible
 
@@ -27,7 +27,7 @@ def nsga2(
 
     Args:
         archive: evaluates and remembers.
-        names: costs to keep low: ram, flash, macs.
+        names: costs to keep low: ram, flash, macs, latency_ms.
         budget: limits on top; networks over them do not appear in the result.
         population: networks per generation.
         generations: rounds.
@@ -35,7 +35,7 @@ def nsga2(
 
     Raises:
         Infeasible: if no network is within the budget.
-        InputError: for an unknown cost.
+        InputError: for an unknown cost, or latency without a latency table.
     """
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.problem import Problem
@@ -43,10 +43,12 @@ def nsga2(
     from pymoo.operators.crossover.ux import UniformCrossover
     from pymoo.optimize import minimize
 
-    if unknown := set(names) - {"ram", "flash", "macs"}:
-        raise InputError(f"unknown cost {min(unknown)!r}; known: ram, flash, macs")
+    if unknown := set(names) - set(LIMITS):
+        raise InputError(f"unknown cost {min(unknown)!r}; known: {', '.join(LIMITS)}")
     budget = budget or Budget()
     table = archive.table
+    if "latency_ms" in names and not table.has_latency:
+        raise InputError("a front over latency needs a latency table; make one with `moofa latency`")
     require_feasible(table, budget)
     limits = budget.limits
 
