@@ -38,7 +38,7 @@ def test_train_prints_one_document_with_every_fold(folder, capsys):
     assert [fold["fold"] for fold in folds] == ["subjecta", "subjectb", "subjectc"]
     assert document["metrics"]["balanced_accuracy"] == pytest.approx(np.mean([fold["balanced_accuracy"] for fold in folds]))
     assert document["synthetic"] is True
-    assert document["normalise"] == "person"
+    assert document["normalise"] == "session"
     assert document["metrics"]["balanced_accuracy"] > document["metrics"]["balanced_accuracy_without_person"]
     assert run(app, arguments) == 0
     assert json.loads(capsys.readouterr().out) == document

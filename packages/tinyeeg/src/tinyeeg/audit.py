@@ -131,7 +131,7 @@ def audit_table(
     folds = splits.split(protocol, windows, calibration_s=calibration_s, seed=seed)
     leaks = [Leak("copy", "", 1, f"{copy} is a copy of {original}") for copy, original in copies]
     leaks += audit_folds(windows, folds, protocol)
-    normalise = protocols.resolve(normalise, protocol)
+    normalise = protocols.resolve(normalise, protocol, windows)
 
     def fit_predict(X: NDArray[np.float64], y: NDArray[np.int64], fold: Fold) -> NDArray[Any]:
         rows = protocols.centred(X, windows, normalise, protocol, fold)

@@ -133,7 +133,12 @@ class Chain:
 
         return np.asarray(get_window(self.taper, self.segment))
 
-    @property
+    @cached_property
+    def _edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and last bin of each group, shape (G,)."""
+        return np.array([group.first for group in self.groups]), np.array([group.last for group in self.groups])
+
+    @cached_property
     def scale(self) -> float:
         """Factor from ``|X|^2`` to microvolts squared: one-sided density times bin width, ``2 / (n_fft sum(w^2))``."""
         return 2 / (self.n_fft * float(self.window @ self.window))
@@ -184,12 +189,12 @@ class Chain:
             tapered = padded.reshape(*tapered.shape[:2], folds, self.n_fft).sum(axis=2)
         spectrum = np.fft.rfft(tapered, self.n_fft, axis=-1)
         power_CSK = spectrum.real**2 + spectrum.imag**2
-        below = np.concatenate([np.zeros((*power_CSK.shape[:2], 1)), np.cumsum(power_CSK[..., 1:], axis=-1)], axis=-1)
-        single = [group.first for group in self.groups if group.first == group.last]
-        if len(single) == len(self.groups):
-            grouped = power_CSK[..., single]
+        first, last = self._edges
+        if (first == last).all():
+            grouped = power_CSK[..., first]
         else:
-            first, last = (np.array([getattr(group, end) for group in self.groups]) for end in ("first", "last"))
+            power_CSK[..., 0] = 0  # the sums begin at bin 1
+            below = np.cumsum(power_CSK[..., : last.max() + 1], axis=-1)
             grouped = below[..., last] - below[..., first - 1]
         return self.scale * grouped.transpose(1, 0, 2)
 

@@ -10,8 +10,10 @@ from edge_shared.cli import Json, Out, Resume, Seed, application, emit, emit_lin
 from edge_shared.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
+    from edge_shared.files import Run
     from rich.console import Console
 
+    from tinyeeg.chain import Chain
     from tinyeeg.readers import Folder
 
 app = application("tinyeeg", "Attention state from EEG: honest splits, C99 that fits a microcontroller.")
@@ -24,12 +26,15 @@ Pattern = Annotated[str | None, typer.Option("--pattern", help="Regular expressi
 Rate = Annotated[float | None, typer.Option("--sfreq", help="Sampling rate in Hz of CSV files without times.", min=1)]
 Protocol = Annotated[str, typer.Option("--protocol", help="within-session, cross-session, cross-subject or adaptable.")]
 Preset = Annotated[str, typer.Option("--preset", help="Preprocessing: compact or aci2019-stft.")]
-Classifier = Annotated[str, typer.Option("--model", help="lda, svm, logistic, forest, boosting or mlp.")]
+Classifier = Annotated[
+    str, typer.Option("--model", help="lda, svm, logistic, forest, boosting, mlp; eegnet on raw windows (needs the torch extra).")
+]
 Normalise = Annotated[
     str,
     typer.Option(
         "--normalise",
-        help="person: subtract each person's mean, no labels needed; global: training set only; auto: person between people or sessions.",
+        help="person, session: subtract the mean of each person or each of their sessions, no labels needed; global: training set only; "
+        "auto: session where each holds all states alike, else person.",
     ),
 ]
 Channels = Annotated[str | None, typer.Option("--channels", help="Channels to use, separated by commas; default: all common ones.")]
@@ -72,6 +77,9 @@ def train(
     found = _recordings(config)
     chain = training.chain_for(found.recordings, config["preset"], _names(config["channels"]))
     say(f"{len(found.recordings)} recordings, {len(chain.channels)} channels at {chain.sfreq:g} Hz: {', '.join(chain.channels)}")
+    if config["model"] == "eegnet":
+        _train_eegnet(config, found, chain, folder, json)
+        return
     trained = training.train(
         found.recordings, chain=chain, protocol=config["protocol"], model=config["model"], normalise=config["normalise"],
         tune=config["tune"], calibration_s=config["calibration"], seed=config["seed"],
@@ -112,12 +120,58 @@ def train(
         console.print(table(title, ["fold", "balanced accuracy", "accuracy", "train windows", "test windows"], rows))
         rows = [["this model", metrics["balanced_accuracy"]]]
         if trained.without_person is not None:
-            rows.append(["the same without the person's mean", trained.without_person.balanced_accuracy])
+            rows.append(["the same with --normalise global", trained.without_person.balanced_accuracy])
         rows += [["the clock alone", trained.clock.balanced_accuracy], ["chance", metrics["chance"]]]
         console.print(table("Balanced accuracy, mean over folds", ["", "balanced accuracy"], rows))
         cost = summary["cost"]
         rows = [[number, cost["ram_bytes"][number], cost["flash_bytes_estimate"][number]] for number in ("float", "q15")]
         console.print(table("On a Cortex-M4F", ["numbers", "RAM bytes", "flash bytes (estimate)"], rows))
+
+    emit(summary, json, show)
+
+
+def _train_eegnet(config: dict[str, Any], found: Folder, chain: Chain, folder: Run | None, json: bool) -> None:
+    """Score EEGNet under the protocol; with a folder keep the network fitted on all windows."""
+    from edge_shared.files import plain
+
+    from tinyeeg import eegnet, protocols
+    from tinyeeg.table import raw_windows
+
+    if config["tune"] or config["normalise"] not in ("auto", "global"):
+        raise InputError("--model eegnet takes raw windows: no --tune, and --normalise global only")
+    windows = eegnet.window_chain(chain.sfreq, chain.channels)
+    cut = raw_windows(found.recordings, windows)
+    options = {"calibration_s": config["calibration"], "seed": config["seed"]}
+    evaluation = eegnet.evaluate(cut, config["protocol"], **options)
+    clock = protocols.time_only(cut.windows, config["protocol"], **options)
+    summary: dict[str, Any] = plain({
+        "protocol": evaluation.protocol, "model": "eegnet", "normalise": "global", "channels": chain.channels, "sfreq": chain.sfreq,
+        "classes": evaluation.classes, "synthetic": cut.synthetic, "data_fingerprint": cut.fingerprint, "windows": len(cut.windows),
+        "metrics": {
+            "balanced_accuracy": evaluation.balanced_accuracy, "accuracy": evaluation.accuracy, "chance": 1 / len(evaluation.classes),
+            "majority_accuracy": evaluation.majority, "time_only_balanced_accuracy": clock.balanced_accuracy, "folds": evaluation.folds,
+        },
+        "cost": eegnet.cost(len(chain.channels), windows.segment, len(evaluation.classes), round(chain.sfreq / 2)), "artifacts": {},
+        "notes": cut.notes, "copies_left_out": found.copies, "left_out": found.left_out,
+    })  # fmt: skip
+    if folder is not None:
+        from edge_shared.report import DataInfo, Result, write_result
+
+        artifacts = eegnet.save(folder.path, cut, seed=config["seed"])
+        summary["artifacts"] = artifacts | {"result": "result.json"}
+        data = DataInfo(name=config["csv_dir"] or config["data"], fingerprint=cut.fingerprint, synthetic=cut.synthetic)
+        result = Result(
+            command="tinyeeg train", metrics=summary["metrics"], cost=summary["cost"], seed=config["seed"], data=data, settings=config,
+            notes=list(cut.notes), artifacts=artifacts,
+        )  # fmt: skip
+        write_result(folder.path, result)
+        folder.commit()
+        say(f"wrote {folder.out}")
+
+    def show(console: Console) -> None:
+        rows = [[fold.fold, fold.balanced_accuracy, fold.accuracy, fold.n_train, fold.n_test] for fold in evaluation.folds]
+        title = f"{evaluation.protocol}, eegnet{', SYNTHETIC DATA' if cut.synthetic else ''}"
+        console.print(table(title, ["fold", "balanced accuracy", "accuracy", "train windows", "test windows"], rows))
 
     emit(summary, json, show)
 
@@ -179,7 +233,7 @@ def audit(
 def export(
     model: ModelFile,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the sources to.")],
-    target: Annotated[str, typer.Option("--target", help="c99: whole chain; onnx: classifier on feature vectors.")] = "c99",
+    target: Annotated[str, typer.Option("--target", help="c99: whole chain; onnx or emlearn: classifier on feature vectors.")] = "c99",
     fixed_point: Annotated[
         str, typer.Option("--fixed-point", help="float: single precision, microvolts; q15: integers, converter steps.")
     ] = "float",
@@ -189,7 +243,7 @@ def export(
     lsb_uv: Annotated[float | None, typer.Option("--lsb-uv", help="Microvolts per step of your converter (q15).")] = None,
     json: Json = False,
 ) -> None:
-    """Write the chain from raw samples to class as C99, or the classifier as ONNX; with --board check that it fits."""
+    """Write the chain from raw samples to class as C99, or the classifier as ONNX or by emlearn; with --board check that it fits."""
     from tinyeeg import boards
     from tinyeeg.codegen import export as codegen
     from tinyeeg.codegen import onnx
@@ -205,8 +259,12 @@ def export(
         names = written.files
     elif target == "onnx":
         names = onnx.export_onnx(deployed, out)
+    elif target == "emlearn":
+        from tinyeeg.codegen import emlearn
+
+        names = emlearn.export_emlearn(deployed, out)
     else:
-        raise InputError(f"--target {target}: not known; choose c99 or onnx")
+        raise InputError(f"--target {target}: not known; choose c99, onnx or emlearn")
     fit = boards.check(deployed, fixed_point, board) if board else None
     measured = boards.measure(out) if target == "c99" else None
     summary = {"target": target, "fixed_point": fixed_point, "folder": str(out), "files": names, "board": fit, "measured": measured}
@@ -294,6 +352,29 @@ def report(
         raise InputError(f"the recordings are no longer those of the run in {run_folder} (fingerprint differs); train again")
     files = reporting.write(out or run_folder, trained, found.recordings, leaky=True, pareto=pareto, result=result)
     emit({"report": str(files[0]), "files": [str(path) for path in files]}, json, lambda console: console.print(f"wrote {files[0]}"))
+
+
+@app.command()
+def convert(
+    out: Annotated[Path, typer.Option("--out", help="BIDS folder to write.")],
+    data: Source = "synthetic",
+    csv_dir: CsvDir = None,
+    task: Annotated[str, typer.Option("--task", help="What the people did, as BIDS calls it.")] = "attention",
+    mains: Annotated[float, typer.Option("--mains", help="Mains frequency where it was recorded, Hz.", min=1)] = 50.0,
+    pattern: Pattern = None,
+    sfreq: Rate = None,
+    all_sessions: AllSessions = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Write recordings as a BIDS folder (needs the bids extra); the other commands read it by --data."""
+    from tinyeeg.bids import write_bids
+
+    source = {"data": data, "csv_dir": csv_dir, "pattern": pattern, "sfreq": sfreq, "all_sessions": all_sessions, "seed": seed}
+    found = _recordings(source)
+    paths = write_bids(out, found.recordings, task=task, line_hz=mains)
+    summary = {"folder": str(out), "files": [str(path.relative_to(out)) for path in paths], "copies_left_out": found.copies}
+    emit(summary, json, lambda console: console.print(f"wrote {len(paths)} recordings to {out}"))
 
 
 @app.command()

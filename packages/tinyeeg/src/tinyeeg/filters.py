@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,9 @@ def notch(centre_hz: float, sfreq: float, quality: float = 15.0) -> tuple[Sectio
     return (_section(centre_hz, sfreq, k, (1.0, -k, 0.0)),)
 
 
+@lru_cache(maxsize=64)
 def sos_of(sections: tuple[Section, ...]) -> NDArray[np.float64]:
-    """The cascade as second-order sections for scipy, shape (n_sections, 6)."""
+    """The cascade as second-order sections for scipy, shape (n_sections, 6); kept, so not to be written to."""
     return np.array([section.sos() for section in sections]).reshape(-1, 6)
 
 

@@ -1,14 +1,15 @@
 """Train and test under a protocol: one clone of the pipeline per fold, tuning nested inside, a clock as the rival.
 
-Normalisation `person` subtracts the mean feature vector of each person (per session in cross-session) before the classifier.
-It uses no label, but it does use all unlabelled windows of the tested person: the score is that of a device that has been worn
-for a while in the states to be told apart. `global` learns centre and spread on the training set alone; for `person` runs the
-score of `global` is reported beside it.
+Normalisation `person` subtracts the mean feature vector of each person before the classifier, `session` that of each session of
+each person. They use no label, but they do use all unlabelled windows of the tested person (or session): the score is that of a
+device that has been worn for a while in the states to be told apart. `global` learns centre and spread on the training set alone;
+for the other two the score of `global` is reported beside them.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from tinyeeg.table import Table, Windows
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-NORMALISE = ("auto", "person", "global")
+NORMALISE = ("auto", "person", "session", "global")
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,56 @@ class Evaluation:
     predicted: NDArray[np.int64]
 
 
-def resolve(normalise: str, protocol: str) -> str:
-    """What `auto` means: `person` where people or sessions change, `global` within a session.
+def resolve(normalise: str, protocol: str, windows: Windows) -> str:
+    """What `auto` means for these recordings.
+
+    Within a session `global`. Between people or sessions `session` if each session of each person holds all states in similar shares
+    (none below half an equal one), `person` if at least half of the people have all states, else `global`: where a person shows one
+    state only, subtracting the mean would subtract the state.
+
+    Args:
+        normalise: a word of `NORMALISE`.
+        protocol: see `tinyeeg.splits`.
+        windows: who showed which state, and when.
 
     Raises:
-        InputError: for an unknown word, or `person` within a session.
+        InputError: for an unknown word, or for `session` under ``adaptable``, whose calibration is one per person.
     """
     if normalise not in NORMALISE:
         raise InputError(f"--normalise {normalise}: not known; choose from {', '.join(NORMALISE)}")
-    if normalise == "auto":
-        return "person" if protocol in ("cross-subject", "cross-session", "adaptable") else "global"
-    return normalise
+    if normalise == "session" and protocol == "adaptable":
+        raise InputError("--normalise session: adaptable calibrates a person once, not each session; use person or global")
+    if normalise != "auto":
+        return normalise
+    if protocol not in ("cross-subject", "cross-session", "adaptable"):
+        return "global"
+    if protocol != "adaptable" and (_shares(windows, windows.person_session) >= 0.5 / len(windows.classes)).all():
+        return "session"
+    complete = (_shares(windows, windows.subject) > 0).all(axis=1)
+    return "person" if complete.mean() >= 0.5 else "global"
+
+
+def _shares(windows: Windows, keys: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Share of each state in the windows of each key, shape (keys, K)."""
+    names, rows = np.unique(keys, return_inverse=True)
+    counts = np.zeros((len(names), len(windows.classes)))
+    np.add.at(counts, (rows, windows.y), 1)
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def wearers(windows: Windows, normalise: str, protocol: str) -> NDArray[np.str_]:
+    """Whose mean is subtracted from each window: a person's, or a session's; shape (N,)."""
+    return windows.person_session if normalise == "session" or protocol == "cross-session" else windows.subject
 
 
 def centred(X: NDArray[np.float64], windows: Windows, normalise: str, protocol: str, fold: Fold | None = None) -> NDArray[np.float64]:
-    """Subtract each person's (or session's) own mean feature vector if `normalise` is ``person``.
+    """Subtract each person's (or session's) own mean feature vector, unless `normalise` is ``global``.
 
     Under ``adaptable`` the tested person's mean comes from the calibration windows only.
     """
-    if normalise != "person":
+    if normalise == "global":
         return X
-    keys = windows.person_session if protocol == "cross-session" else windows.subject
+    keys = wearers(windows, normalise, protocol)
     result = X.copy()
     for key in np.unique(keys):
         own = keys == key
@@ -120,13 +150,13 @@ def evaluate(
         table: features and origins.
         protocol: see `tinyeeg.splits`.
         model: name in `tinyeeg.models`.
-        normalise: ``auto``, ``person`` or ``global``.
+        normalise: ``auto``, ``person``, ``session`` or ``global``, see `resolve`.
         tune: search `tinyeeg.models.grid` by folds of the same kind inside each training set.
         folds: folds to use instead of the protocol's.
         calibration_s: for ``adaptable``.
         seed: of the model and of random splits.
     """
-    normalise = resolve(normalise, protocol)
+    normalise = resolve(normalise, protocol, table.windows)
     plan = splits.split(protocol, table.windows, calibration_s=calibration_s, seed=seed) if folds is None else folds
 
     def fit_predict(fold: Fold) -> tuple[NDArray[np.int64], dict[str, Any]]:
@@ -134,7 +164,7 @@ def evaluate(
         fitted, parameters = fit(X[fold.train], table.windows.take(fold.train), protocol, model=model, tune=tune, seed=seed)
         return fitted.predict(X[fold.test]), parameters
 
-    return _scored(table.windows, plan, fit_predict, protocol, model, normalise)
+    return scored(table.windows, plan, fit_predict, protocol, model, normalise)
 
 
 def fit(X: NDArray[np.float64], windows: Windows, protocol: str, *, model: str, tune: bool, seed: int) -> tuple[Pipeline, dict[str, Any]]:
@@ -175,7 +205,7 @@ def time_only(
         tree = DecisionTreeClassifier(max_depth=3, class_weight="balanced", random_state=seed)
         return tree.fit(minutes[fold.train], windows.y[fold.train]).predict(minutes[fold.test]), {}
 
-    return _scored(windows, plan, fit_predict, protocol, "time-only", "global")
+    return scored(windows, plan, fit_predict, protocol, "time-only", "global")
 
 
 def nearest(table: Table, folds: list[Fold], protocol: str) -> Evaluation:
@@ -194,10 +224,25 @@ def nearest(table: Table, folds: list[Fold], protocol: str) -> Evaluation:
         pipeline = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
         return pipeline.fit(table.X[fold.train], table.windows.y[fold.train]).predict(table.X[fold.test]), {}
 
-    return _scored(table.windows, folds, fit_predict, protocol, "nearest", "global")
+    return scored(table.windows, folds, fit_predict, protocol, "nearest", "global")
 
 
-def _scored(windows: Windows, plan: list[Fold], fit_predict: Any, protocol: str, model: str, normalise: str) -> Evaluation:
+def scored(
+    windows: Windows,
+    plan: list[Fold],
+    fit_predict: Callable[[Fold], tuple[NDArray[np.int64], dict[str, Any]]],
+    protocol: str,
+    model: str,
+    normalise: str,
+) -> Evaluation:
+    """Score predictions fold by fold.
+
+    Args:
+        windows: origin and state of the rows.
+        plan: the folds.
+        fit_predict: fits on a fold's training rows; returns the predictions for its test rows and what tuning chose.
+        protocol, model, normalise: names, for the result.
+    """
     from sklearn.metrics import confusion_matrix
 
     predicted = np.full(len(windows), -1)

@@ -84,7 +84,8 @@ def _normalise_text(trained: Trained) -> str:
     if trained.without_person is None:
         return "Centre and spread of the features come from the training set alone."
     return (
-        "Each person's mean feature vector was subtracted: no label is used, but the tested person's unlabelled windows are. Without it the "
+        f"The mean feature vector of each {trained.evaluation.normalise} was subtracted: no label is used, but the tested person's "
+        "unlabelled windows are. Without it the "
         f"same model reaches {trained.without_person.balanced_accuracy:.3f}."
     )
 

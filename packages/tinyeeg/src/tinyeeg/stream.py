@@ -25,15 +25,19 @@ class StreamingChain:
 
     def reset(self) -> None:
         """Forget everything: at the start, and after dropped samples."""
-        channels = len(self.chain.channels)
         self._first: NDArray[np.float64] | None = None
         self._state: NDArray[np.float64] | None = None
-        self._buffer = np.zeros((channels, 0))
+        self._waiting: list[NDArray[np.float64]] = []  # raw chunks since the last decision
+        self._missing = self.chain.segment  # samples until the next decision is due
+        self._buffer = np.zeros((len(self.chain.channels), 0))  # filtered samples of the running segment
         self._recent: list[NDArray[np.float64]] = []
         self._mean: NDArray[np.float64] | None = None
 
     def push(self, chunk_CT: NDArray[Any]) -> NDArray[np.float64]:
         """Take the next samples.
+
+        Samples are kept as they came until a decision is due, then filtered together: the filter's state makes the result the same for
+        chunks of any size, and small chunks cost next to nothing.
 
         Args:
             chunk_CT: microvolts, shape (C, n), n of any size.
@@ -41,23 +45,27 @@ class StreamingChain:
         Returns:
             The feature vectors that these samples completed, shape (m, F), often m = 0.
         """
-        x = np.asarray(chunk_CT, dtype=np.float64)
-        if x.ndim != 2 or len(x) != len(self.chain.channels):
-            raise InputError(f"the chunk has shape {x.shape}; this chain takes {len(self.chain.channels)} channels")
+        chain = self.chain
+        x = np.array(chunk_CT, dtype=np.float64)  # a copy: drivers reuse their buffers
+        if x.ndim != 2 or len(x) != len(chain.channels):
+            raise InputError(f"the chunk has shape {x.shape}; this chain takes {len(chain.channels)} channels")
         if not np.isfinite(x).all():
             raise InputError("the chunk holds NaN or infinite samples; mark them as dropped and reset the chain")
-        if x.shape[1] == 0:
-            return np.zeros((0, self.chain.n_features))
+        if x.shape[1]:
+            self._waiting.append(x)
+            self._missing -= x.shape[1]
+        if self._missing > 0:
+            return np.zeros((0, chain.n_features))
+        x = np.concatenate(self._waiting, axis=1)
         if self._first is None:
             self._first = x[:, :1].copy()
-        filtered, self._state = filters.apply(self.chain.sections, self.chain.relative(x, self._first), self._state)
-        self._buffer = np.concatenate([self._buffer, filtered], axis=1)
-        rows = []
-        while self._buffer.shape[1] >= self.chain.segment:
-            power = self.chain.power(self._buffer[:, None, : self.chain.segment])[0].ravel()
-            rows.append(10 * np.log10(np.maximum(self._smooth(power), POWER_FLOOR)))
-            self._buffer = self._buffer[:, self.chain.hop :]
-        return np.array(rows).reshape(-1, self.chain.n_features)
+        filtered, self._state = filters.apply(chain.sections, chain.relative(x, self._first), self._state)
+        self._buffer, self._waiting = np.concatenate([self._buffer, filtered], axis=1), []
+        segments = np.lib.stride_tricks.sliding_window_view(self._buffer, chain.segment, axis=-1)[:, :: chain.hop]
+        power = chain.power(segments).reshape(segments.shape[1], -1)
+        self._buffer = self._buffer[:, len(power) * chain.hop :]
+        self._missing = chain.segment - self._buffer.shape[1]
+        return 10 * np.log10(np.maximum([self._smooth(row) for row in power], POWER_FLOOR))
 
     def _smooth(self, power_F: NDArray[np.float64]) -> NDArray[np.float64]:
         smoothing = self.chain.smoothing

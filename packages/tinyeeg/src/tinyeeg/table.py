@@ -8,7 +8,7 @@ Dimensions: N windows, F features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from edge_shared.errors import InputError
 from numpy.typing import NDArray
 
+from tinyeeg import filters
 from tinyeeg.chain import Chain
 from tinyeeg.recording import Recording
 
@@ -114,6 +115,32 @@ def extract(recordings: Sequence[Recording], chain: Chain) -> Table:
     Raises:
         InputError: no labels, fewer than two states, or no stretch as long as one segment.
     """
+    return _gathered(recordings, chain, chain.features, chain.look_back)
+
+
+def raw_windows(recordings: Sequence[Recording], chain: Chain) -> Table:
+    """Cut the filtered samples of all labelled stretches into windows, for models that take samples instead of features.
+
+    Args:
+        recordings: see `extract`.
+        chain: gives rate, channels, filters, and length and hop of the windows; the rest of it is not used.
+
+    Returns:
+        A table whose X holds microvolts, shape (N, C, L).
+    """
+
+    def windows(x_CT: NDArray[np.float64]) -> NDArray[np.float64]:
+        if chain.n_frames(x_CT.shape[1]) == 0:
+            return np.zeros((0, len(x_CT), chain.segment))
+        filtered, _ = filters.apply(chain.sections, x_CT - x_CT[:, :1])
+        return np.lib.stride_tricks.sliding_window_view(filtered, chain.segment, axis=-1)[:, :: chain.hop].transpose(1, 0, 2)
+
+    return _gathered(recordings, chain, windows, chain.segment)
+
+
+def _gathered(
+    recordings: Sequence[Recording], chain: Chain, compute: Callable[[NDArray[np.float64]], NDArray[np.float64]], look_back: int
+) -> Table:
     from hashlib import sha256
 
     states = sorted({span.state for recording in recordings for span in recording.spans})
@@ -134,7 +161,7 @@ def extract(recordings: Sequence[Recording], chain: Chain) -> Table:
             notes.append(f"{recording.name}: {recording.notes[-1]}")
         recording = recording.pick(chain.channels)
         for stretch in recording.stretches():
-            features = chain.features(recording.signal[:, stretch.start : stretch.stop])
+            features = compute(recording.signal[:, stretch.start : stretch.stop])
             count = len(features)
             if not count:
                 continue
@@ -145,7 +172,7 @@ def extract(recordings: Sequence[Recording], chain: Chain) -> Table:
             rows["session"].append(np.full(count, recording.session))
             rows["recording"].append(np.full(count, recording.fingerprint))
             rows["stretch"].append(np.full(count, number))
-            rows["start"].append(np.maximum(stretch.start, stop - chain.look_back))
+            rows["start"].append(np.maximum(stretch.start, stop - look_back))
             rows["stop"].append(stop)
             rows["minutes"].append((recording.time_of(stop) + _offset(recording, origin)) / 60)
             number += 1

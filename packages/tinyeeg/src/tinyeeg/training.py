@@ -26,7 +26,7 @@ class Trained:
         table: features of all recordings.
         evaluation: score under the protocol.
         clock: score of the time-only rival under the same folds.
-        without_person: score with `global` normalisation where the run used `person`, else None.
+        without_person: score with `global` normalisation where the run used another, else None.
         model: the pipeline fitted on all windows, as plain data.
     """
 
@@ -112,21 +112,21 @@ def train(
     evaluation = protocols.evaluate(table, protocol, model=model, normalise=normalise, tune=tune, **common)  # type: ignore[arg-type]
     clock = protocols.time_only(table.windows, protocol, **common)  # type: ignore[arg-type]
     plain = None
-    if evaluation.normalise == "person":
+    if evaluation.normalise != "global":
         plain = protocols.evaluate(table, protocol, model=model, normalise="global", tune=tune, **common)  # type: ignore[arg-type]
     return Trained(table, evaluation, clock, plain, fit_all(table, evaluation, tune=tune, seed=seed))
 
 
 def fit_all(table: Table, evaluation: Evaluation, *, tune: bool, seed: int) -> Deployed:
     """Fit the evaluated pipeline on every window and turn it into plain data."""
-    windows, person = table.windows, evaluation.normalise == "person"
+    windows, person = table.windows, evaluation.normalise != "global"
     X = protocols.centred(table.X, windows, evaluation.normalise, evaluation.protocol)
     pipeline, parameters = protocols.fit(X, windows, evaluation.protocol, model=evaluation.model, tune=tune, seed=seed)
     baseline = pipeline.named_steps["baseline"]
     center = baseline.center_
     if person:
         # Until it is calibrated, a device assumes the average person.
-        keys = windows.person_session if evaluation.protocol == "cross-session" else windows.subject
+        keys = protocols.wearers(windows, evaluation.normalise, evaluation.protocol)
         center = center + np.mean([table.X[keys == key].mean(axis=0) for key in np.unique(keys)], axis=0)
     return Deployed(
         chain=table.chain,

@@ -16,13 +16,18 @@ from typing import TYPE_CHECKING
 
 from edge_shared.errors import InputError
 
+from tinyeeg.bids import SYNTHETIC, is_bids, read_bids
 from tinyeeg.recording import Recording, Span
 
 if TYPE_CHECKING:
     from mne.io import BaseRaw
 
-# subjecta-concentrating-1.csv, sub-03_task_rest_ses2.edf, S1-relaxed-2.csv; a name that does not match gives no state.
-PATTERN = r"(?P<subject>[A-Za-z]*[-_]?[A-Za-z0-9]+?)[-_](?P<state>[A-Za-z]+)[-_]?(?P<session>\d*)"
+# subjecta-concentrating-1.csv, subject3-eyes_open-2.csv, S1-relaxed.csv, sub-03_rest_2.edf; a name that does not match gives no state.
+# A subject is one word, with `sub-`, `subject_` ... before it or not; a state holds a letter; a number at the end is the session.
+PATTERN = (
+    r"(?P<subject>(?:(?:subject|subj|sub|participant|person|user|s|p)[-_ ]?)?[^-_ ]+)[-_ ]"
+    r"(?P<state>(?=[\d\W_]*[^\W\d_]).+?)(?:[-_ ]*(?P<session>\d+))?"
+)
 MNE_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt", ".egi", ".mff", ".nedf")
 SUFFIXES = (".csv", ".mat", ".xdf", *MNE_SUFFIXES)
 
@@ -35,7 +40,7 @@ def identify(stem: str, pattern: str = PATTERN) -> dict[str, str]:
         pattern: regular expression for the whole name with the groups ``subject``, ``state`` and ``session`` (any may be absent).
     """
     try:
-        match = re.fullmatch(pattern, stem)
+        match = re.fullmatch(pattern, stem, re.IGNORECASE)
     except re.error as error:
         raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from error
     return {key: value for key, value in match.groupdict().items() if value} if match else {}
@@ -101,14 +106,14 @@ def read_folder(
 ) -> Folder:
     """Read all recordings below a folder.
 
-    A file name that fits `pattern` gives subject, session and, if the file has no labels of its own, the state throughout.
+    A folder with a ``dataset_description.json`` is read as BIDS; one with a file SYNTHETIC.txt gives recordings that are marked so. A file
+    name that fits `pattern` gives subject, session and, if the file has no labels of its own, the state throughout.
 
     Args:
         folder: looked through with its subfolders; a single file is fine too.
         pattern: see `identify`.
         sfreq: sampling rate in Hz for CSV files without times.
         suffixes: endings to read.
-            A folder with a file SYNTHETIC.txt (`tinyeeg generate`) gives recordings that are marked so.
         all_roles: keep habituation sessions and incomplete recordings, which are left out otherwise.
 
     Raises:
@@ -117,27 +122,48 @@ def read_folder(
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder}: no such file or folder")
+    if folder.is_dir() and is_bids(folder):
+        synthetic = (folder / SYNTHETIC).exists()
+        return _without_copies([(recording.name, replace(recording, synthetic=synthetic)) for recording in read_bids(folder)], all_roles)
     paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not paths:
         raise InputError(f"{folder} holds no recording; looked for *{', *'.join(suffixes)}")
-    kept: dict[str, Recording] = {}
-    copies, left_out = [], []
-    synthetic = folder.is_dir() and (folder / "SYNTHETIC.txt").exists()
-    named = {path for path in paths if "state" in identify(path.stem, pattern)}
+    found: list[tuple[str, Recording]] = []
+    left_out: list[tuple[str, str]] = []
+    synthetic = folder.is_dir() and (folder / SYNTHETIC).exists()
+    parsed = {path: identify(path.stem, pattern) for path in paths}
+    named = {path for path, parts in parsed.items() if "state" in parts}
+    numbered = any("session" in parts for parts in parsed.values())
     for path in paths:
         if path.suffix.lower() == ".csv" and named and path not in named:
             # Beside recordings named by the pattern, other tables (features, logs) are no recordings.
             left_out.append((path.name, "its name does not fit the pattern"))
             continue
-        recording = replace(_named(read(path, sfreq=sfreq), path, pattern), synthetic=synthetic)
+        try:
+            recording = replace(_named(read(path, sfreq=sfreq), path, pattern), synthetic=synthetic)
+        except InputError as error:
+            # mental-state.csv, a table of features, looks like a name too; subjecta-relaxed-1.csv beside it tells what recordings are called.
+            if path.suffix.lower() != ".csv" or not numbered or "session" in parsed[path]:
+                raise
+            left_out.append((path.name, str(error)))
+            continue
+        found.append((str(path.relative_to(folder)) if folder.is_dir() else path.name, recording))
+    result = _without_copies(found, all_roles)
+    return replace(result, left_out=(*left_out, *result.left_out))
+
+
+def _without_copies(found: list[tuple[str, Recording]], all_roles: bool) -> Folder:
+    kept: dict[str, Recording] = {}
+    copies, left_out = [], []
+    for name, recording in found:
         if recording.fingerprint in kept:
-            copies.append((str(path.relative_to(folder)) if folder.is_dir() else path.name, kept[recording.fingerprint].name))
+            copies.append((name, kept[recording.fingerprint].name))
         elif recording.role and not all_roles:
             left_out.append((recording.name, recording.role))
         else:
             kept[recording.fingerprint] = recording
     if not kept:
-        raise InputError(f"{folder}: every recording is a habituation session or incomplete; --all-sessions keeps them")
+        raise InputError("every recording is a habituation session or incomplete; --all-sessions keeps them")
     return Folder(tuple(kept.values()), tuple(copies), tuple(left_out))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ class Table:
         return values
 
     def times(self, column: int) -> NDArray[np.float64]:
-        """A time column in seconds: unix seconds, milliseconds, or dates such as ``2017-11-02 12:33:05.090``.
+        """A time column in seconds: seconds, milliseconds or microseconds, or dates and times of day such as ``2017-11-02 12:33:05.090``.
 
         Raises:
             InputError: naming line and column of a cell that is neither.
@@ -65,7 +65,7 @@ class Table:
             for index, cell in enumerate(cells):
                 if cell:
                     try:
-                        values[index] = datetime.fromisoformat(cell + ("+00:00" if "+" not in cell and "Z" not in cell else "")).timestamp()
+                        values[index] = _seconds(cell)
                     except ValueError:
                         raise InputError(
                             f"{self.path}:{self.first_line + index}: {cell[:30]!r} in column {self.header[column]!r} is no time"
@@ -74,10 +74,25 @@ class Table:
         values = self.numbers(column)
         steps = np.diff(values[np.isfinite(values)])
         steps = steps[steps > 0]
-        # An EEG headset gives 50 to 2000 samples per second; steps near 1-20 are then milliseconds, not seconds.
-        if len(steps) > 100 and 0.45 <= float(np.median(steps)) <= 20:
-            values = values / 1000
+        if len(steps) > 100:
+            # An EEG headset gives 50 to 2000 samples per second; steps near 1-20 are then milliseconds, steps of thousands microseconds.
+            step = float(np.median(steps))
+            values = values / (1e6 if 450 <= step <= 20_000 else 1000 if 0.45 <= step <= 20 else 1)
         return values
+
+
+def _seconds(text: str) -> float:
+    """Unix seconds of a date, or seconds since midnight of a time of day.
+
+    Raises:
+        ValueError: if the text is neither.
+    """
+    text = text.replace("/", "-").replace("Z", "+00:00")
+    if "-" not in text.split("+")[0]:
+        clock = time.fromisoformat(text if text[1:2] != ":" else f"0{text}")
+        return 3600.0 * clock.hour + 60.0 * clock.minute + clock.second + 1e-6 * clock.microsecond
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def read_table(path: Path, wanted: tuple[str, ...] = ()) -> Table:
@@ -130,7 +145,8 @@ def regular(path: Path, times_T: NDArray[np.float64] | None, signal_CT: NDArray[
 
     Headset stamps come in two kinds. Regular stamps (nine steps of ten near the median) tell each lost sample: a hole of up to
     0.25 s is interpolated, a longer one is a gap. Stamps in bursts (radio packets) tell only the mean rate: a step above 1 s
-    is a gap. A step back in time is a gap too. Missing values of up to 0.1 s are interpolated, longer ones cut out as a gap.
+    is a gap. So is a step back by as much; samples that are out of order by less are sorted where the stamps are regular, and rows that
+    repeat the one before are left out. Missing values of up to 0.1 s are interpolated, longer ones cut out as a gap.
 
     Args:
         path: for messages.
@@ -148,20 +164,28 @@ def regular(path: Path, times_T: NDArray[np.float64] | None, signal_CT: NDArray[
     signal_CT = signal_CT[:, present]
     if signal_CT.shape[1] < 2:
         raise InputError(f"{path} holds fewer than two samples")
-    sfreq, times, gap_after = nominal or 0.0, None, np.zeros(signal_CT.shape[1] - 1, dtype=bool)
+    sfreq, times, steady, gap_after = nominal or 0.0, None, False, np.zeros(signal_CT.shape[1] - 1, dtype=bool)
     if times_T is not None:
         times = times_T[present]
+        kept = _not_repeated(times, signal_CT)
+        if not kept.all():
+            notes.append(f"{int((~kept).sum())} repeated rows left out")
+            times, signal_CT = times[kept], signal_CT[:, kept]
         steps = np.diff(times)
         forward = steps[steps > 0]
         if not len(forward):
-            raise InputError(f"{path}: its times do not move; they must be seconds, milliseconds or dates that increase")
-        typical = float(np.median(forward))
-        steady = float(np.mean((steps > 0.5 * typical) & (steps < 1.5 * typical))) >= 0.9
-        longest = 0.25 if steady else 1.0
-        gap_after = (steps < (-longest if not steady else 0)) | (steps > max(longest, 3 * typical))
-        near = ~gap_after
-        inside = float(np.mean(steps[near & (steps < 1.5 * typical)])) if steady else float(np.sum(steps[near]) / max(1, near.sum()))
-        sfreq = _usual(1 / inside, nominal)
+            if nominal is None or signal_CT.shape[1] < nominal:
+                raise InputError(f"{path}: its times do not move; they must be seconds, milliseconds or dates that increase")
+            notes.append(f"its times do not move; taken as {nominal:g} Hz")
+            times, gap_after = None, np.zeros(signal_CT.shape[1] - 1, dtype=bool)
+        else:
+            typical = float(np.median(forward))
+            steady = float(np.mean((steps > 0.5 * typical) & (steps < 1.5 * typical))) >= 0.9
+            longest = 0.25 if steady else 1.0
+            gap_after = (steps < -longest) | (steps > max(longest, 3 * typical))
+            near = ~gap_after
+            inside = float(np.mean(steps[near & (steps < 1.5 * typical)])) if steady else float(np.sum(steps[near]) / max(1, near.sum()))
+            sfreq = _usual(1 / inside, nominal)
     if sfreq <= 0:
         raise InputError(f"{path} has no time column and its sampling rate is not known; give --sfreq")
     edges = [0, *(np.flatnonzero(gap_after) + 1).tolist(), signal_CT.shape[1]]
@@ -171,7 +195,8 @@ def regular(path: Path, times_T: NDArray[np.float64] | None, signal_CT: NDArray[
         before = 0.0 if times is None or index == 0 else max(0.0, float(times[low] - times[low - 1]))
         piece = signal_CT[:, low:high]
         if times is not None and steady and high - low > 1:
-            stamps = times[low:high]
+            order = np.argsort(times[low:high], kind="stable")
+            stamps, piece = times[low:high][order], piece[:, order]
             count = round((stamps[-1] - stamps[0]) * sfreq) + 1
             if (np.diff(stamps) > 1.5 / sfreq).any() and count > high - low:
                 grid = stamps[0] + np.arange(count) / sfreq
@@ -195,6 +220,18 @@ def regular(path: Path, times_T: NDArray[np.float64] | None, signal_CT: NDArray[
         started=None if times is None else float(times[0]),
         notes=tuple(notes),
     )
+
+
+def _not_repeated(times: NDArray[np.float64], signal_CT: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """False for rows with the stamp and the values of the row before.
+
+    Stamps of radio packets repeat by nature, and a saturated headset repeats its values: where stamps repeat often, rows are only left
+    out if nearly all of those repeats have equal values and the others do not.
+    """
+    stamps = np.diff(times) == 0
+    values = (np.diff(signal_CT, axis=1) == 0).all(axis=0)
+    often = stamps.mean() > 0.3 and not (values[stamps].mean() > 0.95 and values[~stamps].mean() < 0.5)
+    return np.concatenate([[True], ~(stamps & values & (not often))])
 
 
 def _interpolate(grid: NDArray[np.float64], stamps: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:

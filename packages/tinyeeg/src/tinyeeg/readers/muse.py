@@ -18,9 +18,14 @@ from tinyeeg.recording import Recording, Span
 RATE = 256.0  # Hz; the Muse of 2014 gave 220, which its times tell
 HEADSET = ("TP9", "AF7", "AF8", "TP10")
 _TIME = re.compile(r"time.?stamps?|time|timestamp.*|t|unix.*|datetime", re.IGNORECASE)
-_SITE = re.compile(r"(?:raw[_ .]|eeg[_ .])?((?:AF|FP|FC|FT|CP|TP|PO|F|C|T|P|O|A)(?:Z|\d{1,2}))(?:[_ ]?uv)?", re.IGNORECASE)
+_SITE = re.compile(
+    r"(?:(?:raw|eeg)[-_ .]?)*((?:AF|FP|FC|FT|CP|TP|PO|F|C|T|P|O|A)(?:Z|\d{1,2}))(?:[-_ .]?(?:raw|eeg))?[-_ ]?[(\[]?(?:[uµμm]?v|microvolts?)?[)\]]?",
+    re.IGNORECASE,
+)
 _EXTRA = re.compile(
-    r"aux|acc|gyro|batt|head|hsi|element|marker|label|state|class|event|index|unnamed|ppg|delta|theta|alpha|beta|gamma", re.IGNORECASE
+    r"aux|acc|gyro|batt|head|hsi|element|marker|label|state|class|event|index|unnamed|ppg|delta|theta|alpha|beta|gamma"
+    r"|sample|counter|packet|number|seq|quality|contact|elapsed|temp|blink|jaw|subject|session|trial|optics",
+    re.IGNORECASE,
 )
 
 
