@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from edge_shared import devices, flops
+from edge_shared.artifacts import load_artifact
 from edge_shared.cli import say
 from edge_shared.data.vision import ImageSet, load_images
 from edge_shared.errors import CheckFailed, InputError
@@ -160,11 +161,17 @@ class FitResult:
 
 
 def load_data(config: FitConfig) -> ImageSet:
-    """The image set of a run, with three channels."""
-    images = load_images(config.data, size=config.image_size, limit=config.limit, seed=config.seed)
-    if config.image_size is None and min(images.shape[1:]) < 32:
+    """The image set of a run, at the size and in the channels that the model takes (a model by name: at least 32 pixels, three channels)."""
+    size, channels = config.image_size, 3
+    if Path(config.model).is_dir():
+        shape = load_artifact(config.model).input_shape
+        size, channels = config.image_size or shape[2], shape[1]
+    images = load_images(config.data, size=size, limit=config.limit, seed=config.seed)
+    if size is None and min(images.shape[1:]) < 32:
         images = load_images(config.data, size=32, limit=config.limit, seed=config.seed)
-    return _coloured(images)
+    if channels == 1 and images.channels == 3:
+        raise InputError(f"--model {config.model} takes grey images; {config.data} has colour")
+    return images if channels == 1 else _coloured(images)
 
 
 def _coloured(images: ImageSet) -> ImageSet:

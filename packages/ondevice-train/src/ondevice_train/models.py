@@ -33,6 +33,7 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
         InputError: unknown name, or weights of another architecture.
     """
     torch.manual_seed(seed)
+    channels = input_channels(name)
     if Path(name).is_dir():
         model = load_artifact(name).model
     elif name.startswith("timm:"):
@@ -53,7 +54,7 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
         model = torchvision.models.get_model(name, weights=None, num_classes=classes)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    head = find_head(model, trace(model.eval(), torch.zeros(2, 3, size, size)))
+    head = find_head(model, trace(model.eval(), torch.zeros(2, channels, size, size)))
     layer = model.get_submodule(head)
     if isinstance(layer, nn.Linear) and layer.out_features != classes:
         model.set_submodule(head, nn.Linear(layer.in_features, classes))
@@ -62,6 +63,11 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
     if weights is not None:
         _load(model, head, load_weights(weights), f"--weights {weights}")
     return model.train(), head
+
+
+def input_channels(name: str) -> int:
+    """Channels of the images that a model takes: those that a model folder was saved with, 3 for a model given by name."""
+    return load_artifact(name).input_shape[1] if Path(name).is_dir() else 3
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from torch import Tensor
 from ondevice_train.compression._codec import Codec, Footprint, Saved
 from ondevice_train.compression._geometry import Geometry
 
+_PIECE = 1 << 15  # elements worked on at a time
+
 
 def rows_of(shape: Sequence[int], image: bool) -> int:
     """Number of rows with a scale of their own."""
@@ -28,7 +30,12 @@ def quantise(x: Tensor, rows: int, bits: int = 8) -> tuple[Tensor, Tensor]:
     matrix = x.detach().reshape(rows, -1)
     low, high = matrix.aminmax(dim=1, keepdim=True)
     step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(x.dtype).tiny)
-    codes = ((matrix - low) / step).round_().to(torch.uint8).view(-1)
+    codes = torch.empty(matrix.shape, dtype=torch.uint8, device=x.device)
+    # Some rows at a time: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly.
+    some = max(1, _PIECE // matrix.shape[1])
+    for part, offset, unit, out in zip(matrix.split(some), low.split(some), step.split(some), codes.split(some), strict=True):
+        out.copy_(torch.sub(part, offset).div_(unit).round_().to(torch.int32))
+    codes = codes.view(-1)
     if bits == 4:
         codes = torch.nn.functional.pad(codes, (0, codes.numel() % 2)).view(-1, 2)
         codes = codes[:, 0] | (codes[:, 1] << 4)
@@ -39,8 +46,12 @@ def dequantise(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int = 
     """Undo `quantise` up to rounding."""
     if bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), 1).view(-1)[: math.prod(shape)]
-    matrix = codes.view(scales.shape[0], -1).to(scales.dtype)
-    return (matrix * scales[:, 1:] + scales[:, :1]).view(*shape)
+    codes = codes.view(scales.shape[0], -1)
+    matrix = torch.empty(codes.shape, dtype=scales.dtype, device=scales.device)
+    some = max(1, _PIECE // codes.shape[1])
+    for part, scale, out in zip(codes.split(some), scales.split(some), matrix.split(some), strict=True):
+        out.copy_(part).mul_(scale[:, 1:]).add_(scale[:, :1])
+    return matrix.view(*shape)
 
 
 class Quantise(Codec):

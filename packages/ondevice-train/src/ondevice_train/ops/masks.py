@@ -40,6 +40,7 @@ __all__ = [
 
 # The derivative of every smooth kind lies in [-0.5, 1.5]; this many steps divide it so that 0 and 1 are codes.
 _STEPS = {8: 252, 4: 12}
+_PIECE = 1 << 15  # elements worked on at a time
 DERIVATIVE_ERROR = {bits: 1.0 / steps for bits, steps in _STEPS.items()}
 
 
@@ -131,13 +132,13 @@ def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
     return _Piecewise.apply(x, "hardsigmoid", -3.0, 3.0, 1.0, inplace)
 
 
-def _derivative(kind: str, x: Tensor) -> Tensor:
+def _derivative(kind: str, x: Tensor, grad: Tensor) -> Tensor:
+    """``grad * f'(x)`` in one pass: torch's own gradient."""
     if kind == "hardswish":
-        return torch.where(x <= -3, 0.0, torch.where(x < 3, x / 3 + 0.5, 1.0))
+        return torch.ops.aten.hardswish_backward(grad, x)  # type: ignore[no-any-return]
     if kind == "silu":
-        s = x.sigmoid()
-        return s * (1 + x * (1 - s))
-    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return torch.ops.aten.silu_backward(grad, x)  # type: ignore[no-any-return]
+    return torch.ops.aten.gelu_backward(grad, x)  # type: ignore[no-any-return]
 
 
 class _Smooth(torch.autograd.Function):
@@ -148,7 +149,11 @@ class _Smooth(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             steps = _STEPS[bits]
             view, ctx.order = _in_memory_order(x)
-            code = _derivative(kind, view).add_(0.5).mul_(steps / 2).round_().clamp_(0, steps).to(torch.uint8).reshape(-1)
+            code = torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
+            # Piece by piece: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly.
+            scale = x.new_full((min(_PIECE, x.numel()),), steps / 2)
+            for part, out in zip(view.reshape(-1).split(_PIECE), code.split(_PIECE), strict=True):
+                out.copy_(_derivative(kind, part, scale[: part.numel()]).add_(steps / 4).round_().clamp_(0, steps).to(torch.int32))
             if bits == 4:
                 code = F.pad(code, (0, code.numel() % 2)).view(-1, 2)
                 code = code[:, 0] | (code[:, 1] << 4)
