@@ -38,7 +38,6 @@ METHODS = {
     "asi-paper": ("asi-paper", {"epsilon": 0.8, "pack": False}),
     "asi": ("asi", {"epsilon": 0.8}),
     "gradient-filter r2": ("gradient-filter", {"patch": 2, "pack": False}),
-    "gradient-filter r4": ("gradient-filter", {"patch": 4, "pack": False}),
     "fixed-bases": ("fixed-bases", {"epsilon": 0.8}),
     "svd": ("svd", {"epsilon": 0.8, "pack": False}),
 }
@@ -148,7 +147,8 @@ def seconds(cells: list[tuple[int, str]], steps: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seconds", action="store_true")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--train", type=int, default=TRAIN)
@@ -186,7 +186,7 @@ def main() -> None:
     done = {(run["last"], run["method"], run["seed"]) for run in record["runs"]}
     for seed in range(arguments.seeds):
         for last in (2, 4):
-            for method in METHODS:
+            for method in arguments.methods:
                 if (last, method, seed) in done:
                     continue
                 if time.perf_counter() - start > 60 * arguments.minutes:

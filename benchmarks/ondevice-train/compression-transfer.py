@@ -37,14 +37,12 @@ from torch import nn
 FILE = RESULTS / "ondevice-train-compression-transfer.json"
 BATCH = 32
 BLOCKS = ((3, 16, 1), (3, 24, 2), (3, 24, 1), (3, 32, 2), (3, 32, 1), (3, 48, 1))
-TASKS = {"mnist": ("mnist.npz", 28, 1500), "cifar10": ("cifar10_jpeg_train.npz", 32, 3000)}
+TASKS = {"mnist": ("mnist.npz", 28, 1500), "cifar10": ("cifar10_jpeg_train.npz", 32, 2000)}
 """File, side in pixels, images to fine-tune on."""
 METHODS = {
     "plain": ("plain", {}),
     "fixed-bases cosine 0.3": ("fixed-bases", {"basis": "cosine", "ratio": 0.3}),
-    "fixed-bases cosine 0.2": ("fixed-bases", {"basis": "cosine", "ratio": 0.2}),
     "asi, a tenth": ("asi", {"tenth": True}),
-    "quantise 4": ("quantise", {"bits": 4, "smooth_bits": 4}),
     "head only": ("head", {}),
 }
 
@@ -131,9 +129,9 @@ def summary(runs: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--pretrain", type=int, default=6000, help="images to pretrain on")
-    parser.add_argument("--pretrain-epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--pretrain", type=int, default=5000, help="images to pretrain on")
+    parser.add_argument("--pretrain-epochs", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

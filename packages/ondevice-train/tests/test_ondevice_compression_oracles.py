@@ -8,6 +8,7 @@ import weakref
 import pytest
 import tensorly
 import torch
+from edge_shared.memory import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondevice_train.compression import wasi
@@ -19,6 +20,7 @@ from ondevice_train.compression.asi_paper import ASIPaper
 from ondevice_train.compression.fixed_bases import FixedBases, cosine_basis
 from ondevice_train.compression.gradient_filter import GradientFilter
 from ondevice_train.compression.hosvd import HOSVD, hosvd, hosvd_ranks
+from ondevice_train.compression.max_pool import CompactMaxPool2d
 from ondevice_train.compression.prepare import codec_state, load_codec_state, prepare, restore
 from ondevice_train.compression.quantise import Quantise, dequantise, quantise
 from ondevice_train.compression.svd import SVD
@@ -392,3 +394,19 @@ def test_quantised_layers_differ_from_exact_ones_by_their_rounding():
     want = LinearGeometry().weight_gradient(x, grad)
     linear(x)
     assert 0 < (have - want).norm() <= 0.01 * want.norm()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.integers(1, 4), stride=st.integers(1, 4), padding=st.integers(0, 2), dilation=st.integers(1, 2), ceil=st.booleans(),
+    high=st.integers(7, 12), wide=st.integers(7, 12),
+)  # fmt: skip
+def test_max_pooling_keeps_a_byte_an_output_with_the_gradient_of_torch(kernel, stride, padding, dilation, ceil, high, wide):
+    plain = nn.MaxPool2d(kernel, stride, min(padding, kernel // 2), dilation, ceil_mode=ceil)
+    pool = CompactMaxPool2d(plain)
+    x = torch.randn(2, 3, high, wide, dtype=F64, requires_grad=True)
+    y = pool(x)
+    grad = torch.randn_like(y)
+    assert torch.equal(y, plain(x))
+    torch.testing.assert_close(torch.autograd.grad(y, x, grad)[0], torch.autograd.grad(plain(x), x, grad)[0], rtol=0, atol=1e-12)
+    assert measure.saved_bytes(lambda: pool(x), [x]).bytes == pool.saved_bytes(x.shape) == y.numel()

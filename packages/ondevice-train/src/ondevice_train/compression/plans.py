@@ -53,7 +53,7 @@ class Plan:
         layers: in execution order.
         trained: names of the modules whose parameters train; None for all.
         pack: ReLU-like activations keep one bit, smooth ones `smooth_bits`, BatchNorms keep nothing (frozen statistics,
-            trained bias), LayerNorms 8 bits; attention is run again from an 8-bit input.
+            trained bias), LayerNorms 8 bits, max pooling a byte an output; attention is run again from an 8-bit input.
         smooth_bits: 8 or 4.
         blocks: modules run again in the backward pass (exact checkpointing).
         basis: of ``fixed-bases``.

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from ondevice_train.compression._codec import CompressedLayer
 from ondevice_train.compression.layer_norm import CompactLayerNorm, layer_norm_bytes
+from ondevice_train.compression.max_pool import CompactMaxPool2d
 from ondevice_train.compression.recompute import Recomputed, recompute_bytes, recomputed
 from ondevice_train.compression.wasi import FactoredLinear
 from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
@@ -60,7 +61,7 @@ class _Counter:
 
 
 def _calls_alone(module: nn.Module) -> bool:
-    return isinstance(module, CompressedLayer | FactoredLinear | CompactLayerNorm | PackedActivation | FrozenBatchNorm2d)
+    return isinstance(module, CompressedLayer | FactoredLinear | CompactLayerNorm | CompactMaxPool2d | PackedActivation | FrozenBatchNorm2d)
 
 
 def _rule(counter: _Counter, name: str, module: nn.Module, calls: list[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -87,6 +88,9 @@ def _rule(counter: _Counter, name: str, module: nn.Module, calls: list[int], arg
     elif isinstance(module, CompactLayerNorm):
         if x.requires_grad or any(parameter.requires_grad for parameter in module.parameters()):
             counter.add(name, {(name, calls[0]): layer_norm_bytes(x.numel(), module.size)})
+    elif isinstance(module, CompactMaxPool2d):
+        if x.requires_grad:
+            counter.add(name, {(name, calls[0]): module.saved_bytes(x.shape)})
     elif isinstance(module, PackedActivation):
         if x.requires_grad:
             counter.add(name, {(name, calls[0]): saved_bytes(module.kind, x.numel(), module.bits)})

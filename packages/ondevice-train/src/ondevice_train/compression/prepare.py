@@ -14,6 +14,7 @@ from ondevice_train.compression._codec import Codec, CompressedLayer
 from ondevice_train.compression._geometry import ConvGeometry, geometry_of
 from ondevice_train.compression._tucker_codec import TuckerCodec
 from ondevice_train.compression.layer_norm import CompactLayerNorm
+from ondevice_train.compression.max_pool import CompactMaxPool2d, fits
 from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.recompute import Recomputed, is_attention, recomputed
 from ondevice_train.compression.wasi import FactoredLinear
@@ -128,6 +129,8 @@ def compact(model: nn.Module, smooth_bits: int = 8) -> None:
     for name, module in list(model.named_modules()):
         if name and type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
             model.set_submodule(name, CompactLayerNorm(module))
+        elif name and fits(module):
+            model.set_submodule(name, CompactMaxPool2d(module))  # type: ignore[arg-type]
         elif is_attention(module) and not any(isinstance(part, CompressedLayer) for part in module.modules()):
             Recomputed(module, eight_bit=True).install()
 
@@ -155,7 +158,7 @@ def restore(model: nn.Module) -> nn.Module:
         if (forward := recomputed(module)) is not None:
             forward.remove()
     for name, module in list(model.named_modules()):
-        if isinstance(module, CompressedLayer | CompactLayerNorm | FactoredLinear | Selective):
+        if isinstance(module, CompressedLayer | CompactLayerNorm | CompactMaxPool2d | FactoredLinear | Selective):
             if isinstance(module, Selective):
                 module.release()
             model.set_submodule(name, module.original)
