@@ -53,6 +53,8 @@ WASI = {
     "wasi 0.8": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.8}),
     "wasi 0.5": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.5}),
     "wasi 0.2": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.2}),
+    "wasi 0.8, plain between": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.8, "pack": False}),
+    "wasi 0.2, plain between": ("wasi", {"epsilon": 0.8, "weight_epsilon": 0.2, "pack": False}),
     "asi": ("asi", {"epsilon": 0.8}),
 }
 SLOW = ("asi", "hosvd (SVD, as published)", "hosvd (Gram)")
@@ -101,7 +103,7 @@ def run(cell: str) -> dict:
     return {
         "model": name, "size": int(size), "batch": int(batch), "last": last, "weights": weights, "data": images.name, "steps": steps,
         "exact_weight_gradient_milliseconds": exact_gradient_milliseconds(model, x, last),
-        "rows": {row.method: asdict(row) for row in rows}, "cell_seconds": time.perf_counter() - start,
+        "rows": {row.method.replace(".", "_"): asdict(row) for row in rows}, "cell_seconds": time.perf_counter() - start,
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from ondevice_train.cli import app
 from ondevice_train.compression._geometry import ConvGeometry
 from ondevice_train.compression._tucker import tucker_elements
 from ondevice_train.compression.flops import layer_macs, vanilla_macs
-from ondevice_train.compression.pareto import Infeasible, select
+from ondevice_train.compression.pareto import Infeasible, front, select
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.prepare import prepare, restore
@@ -155,6 +155,49 @@ def test_a_plan_never_exceeds_its_budget_and_the_smallest_one_is_feasible(method
         restore(model)
     with pytest.raises(Infeasible):
         plan(model, x, smallest - 1, method)
+
+
+def test_blocks_are_run_again_where_no_error_is_allowed():
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(4, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 4, 1)) for _ in range(3))
+    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    x, labels = torch.randn(4, 3, 12, 12), torch.arange(4)
+    torch.nn.functional.cross_entropy(model(x), labels).backward()
+    exact = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    vanilla = plan(model, x, method="plain").predicted_bytes
+    seen = set()
+    for share in (0.3, 0.5, 0.8):
+        made = plan(model, x, int(share * vanilla), "auto", labels=labels, max_error=0.0)
+        again = {layer.name for layer in made.layers if layer.choice == "checkpoint"}
+        assert again == {layer.name for layer in made.layers if any(layer.name.startswith(f"{block}.") for block in made.blocks)}
+        assert all(layer.choice in ("exact", "checkpoint") for layer in made.layers)
+        seen.add(len(made.blocks))
+        prepare(model, made)
+        assert measure.training_bytes(model, x).bytes == made.predicted_bytes <= share * vanilla
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), labels).backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.grad, exact[name])
+        restore(model)
+    assert len(seen) > 1  # one block at a time, not all or nothing
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_front_of_a_block_holds_every_combination_that_no_other_beats(seed):
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(0, 9, size=(2, generator.integers(1, 5))) for _ in range(3)]
+    every = [
+        (sum(float(row[0][i]) for row, i in zip(rows, pick, strict=True)), sum(float(row[1][i]) for row, i in zip(rows, pick, strict=True)))
+        for pick in itertools.product(*(range(row.shape[1]) for row in rows))
+    ]
+    best = {point for point in every if not any(a <= point[0] and b <= point[1] and (a, b) != point for a, b in every)}
+    found = front([row[0].tolist() for row in rows], [row[1].tolist() for row in rows])
+    assert {entry[:2] for entry in found} == best
+    for size, cost, pick in found:
+        assert (size, cost) == tuple(sum(row[k][i] for row, i in zip(rows, pick, strict=True)) for k in (0, 1))
 
 
 def test_the_gradient_error_table_is_the_real_error():

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from ondevice_train.compression.plans import Plan
 
@@ -33,3 +41,49 @@ def blocks(model: nn.Module) -> tuple[str, ...]:
 def checkpointing_plan(model: nn.Module, every: int = 1, trained: tuple[str, ...] | None = None) -> Plan:
     """Run every `every`-th block again."""
     return Plan("checkpointing", (), trained=trained, pack=False, blocks=blocks(model)[::every])
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """Running a block again: bytes of the tensors that it is called with, and milliseconds of its forward pass."""
+
+    name: str
+    bytes: int
+    milliseconds: float
+
+
+def block_costs(model: nn.Module, example: Tensor, names: Sequence[str], repeats: int = 3) -> list[BlockCost]:
+    """Measure the named blocks on the example (median of `repeats`); those called other than once are left out."""
+    calls: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {name: [] for name in names}
+    hooks = []
+    for name in names:
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            calls[name].append((tuple(value.clone() if isinstance(value, Tensor) else value for value in args), kwargs))
+
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
+    found = []
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.no_grad():
+        try:
+            model(example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, flag in training:
+                module.training = flag
+        for name, made in calls.items():
+            if len(made) != 1:
+                continue
+            block, (args, kwargs) = copy.deepcopy(model.get_submodule(name)).eval(), made[0]
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            times = []
+            for _ in range(repeats + 1):
+                inputs = [value.clone() if isinstance(value, Tensor) else value for value in args]
+                start = time.perf_counter()
+                block(*inputs, **kwargs)
+                times.append(time.perf_counter() - start)
+            size = sum(value.numel() * value.element_size() for value in tensors)
+            found.append(BlockCost(name, size, 1000 * statistics.median(times[1:])))
+    return found

@@ -16,6 +16,9 @@ MAX_FRONT = 20_000
 """Above so many prefixes the front is thinned to the best of each slice of bytes: still within budget, no longer proven best."""
 
 
+_MAX_COMBINATIONS = 200  # of the options within one block
+
+
 class Infeasible(CheckFailed):
     """No choice fits; `smallest` is the least number of bytes that would do."""
 
@@ -65,3 +68,25 @@ def select(bytes_: Sequence[Sequence[float]], loss: Sequence[Sequence[float]], b
         chosen.append(int(options[at]))
         at = int(parents[at])
     return tuple(reversed(chosen))
+
+
+def front(bytes_: Sequence[Sequence[float]], loss: Sequence[Sequence[float]]) -> list[tuple[float, float, tuple[int, ...]]]:
+    """Bytes, loss and choices of the combinations of one option per row that no other beats in both, by growing bytes.
+
+    At most 200 of them, evenly spread.
+    """
+    found: list[tuple[float, float, tuple[int, ...]]] = [(0.0, 0.0, ())]
+    for row, losses in zip(bytes_, loss, strict=True):
+        grown = sorted(
+            (size + more, cost + worse, (*chosen, index))
+            for size, cost, chosen in found
+            for index, (more, worse) in enumerate(zip(row, losses, strict=True))
+        )
+        found, best = [], float("inf")
+        for entry in grown:
+            if entry[1] < best:
+                found.append(entry)
+                best = entry[1]
+        if len(found) > _MAX_COMBINATIONS:
+            found = [found[round(at)] for at in np.linspace(0, len(found) - 1, _MAX_COMBINATIONS)]
+    return found

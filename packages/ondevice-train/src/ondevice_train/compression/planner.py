@@ -15,10 +15,10 @@ from ondevice_train.compression._geometry import ConvGeometry, geometry_of
 from ondevice_train.compression._tucker import rank_for
 from ondevice_train.compression.asi import ASI
 from ondevice_train.compression.asi_paper import ASIPaper
-from ondevice_train.compression.checkpointing import blocks
+from ondevice_train.compression.checkpointing import BlockCost, block_costs, blocks
 from ondevice_train.compression.fixed_bases import FixedBases
 from ondevice_train.compression.hosvd import HOSVD, hosvd_ranks, mode_energies
-from ondevice_train.compression.pareto import Infeasible, select
+from ondevice_train.compression.pareto import Infeasible, front, select
 from ondevice_train.compression.perplexity import EPSILONS, Judged, LayerTable, Option, judge, layers_of
 from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.predict import Prediction, predict
@@ -66,8 +66,8 @@ def plan(
         model: a plain torch model (not prepared); it is left as it was.
         example: an input batch of the training batch size; HOSVD ranks and gradient errors are taken from it.
         budget: bytes (``"4MiB"``) that the whole model may keep for backward (parameters apart); None for no limit.
-        method: one of `METHODS`; ``"auto"`` chooses per layer among exact, low rank, 8 and 4 bits and freezing by measured
-            milliseconds and bytes, and runs blocks again if nothing else fits.
+        method: one of `METHODS`; ``"auto"`` chooses per layer among exact, low rank, 8 and 4 bits and freezing, and per block to run it
+            again, by measured milliseconds and bytes.
         labels: of the example, for the gradient errors.
         last: train the last so many convolutions (linear layers where the model has no others) and what follows them.
         layers: names of the layers to train and compress instead.
@@ -297,16 +297,73 @@ def _automatic(
         picked = [min(row, key=lambda j: j.milliseconds or 0.0) for row in trained]
         return _finished(model, example, replace(base, layers=tuple(_choice(t, j) for t, j in zip(tables, picked, strict=True))))
     rest = _rest(model, example, base, tables)
+    smallest = float("inf")
     for rows, loss in ((trained, "milliseconds"), (tolerable, "perplexity")):
-        try:
-            index = select([[j.bytes for j in row] for row in rows], [[getattr(j, loss) for j in row] for row in rows], base.budget - rest)
-        except Infeasible as error:
-            smallest = rest + error.smallest
-            continue
-        picked = [row[at] for row, at in zip(rows, index, strict=True)]
-        return _finished(model, example, replace(base, layers=tuple(_choice(t, j) for t, j in zip(tables, picked, strict=True))))
-    again = replace(base, pack=False, blocks=_trained_blocks(model, base.trained))
-    size = _predicted(model, example, again)
+        # Blocks are run again where that is the cheaper way; only by milliseconds, since it loses no gradient.
+        again = _run_again(model, example, base, tables) if loss == "milliseconds" else {}
+        made, least = _mixed(model, example, base, tables, rows, loss, again, rest)
+        if made is not None:
+            return made
+        smallest = min(smallest, least)
+    exact = replace(base, pack=False, blocks=_trained_blocks(model, base.trained))
+    size = _predicted(model, example, exact)
     if size <= base.budget:
-        return replace(again, predicted_bytes=size)
+        return replace(exact, predicted_bytes=size)
     raise Infeasible(base.budget, min(smallest, size))
+
+
+def _run_again(model: nn.Module, example: Tensor, base: Plan, tables: list[LayerTable]) -> dict[str, tuple[BlockCost, int]]:
+    """Blocks that can be run again, what that costs, and the bytes of masks and norms inside that it frees."""
+    inside = _prediction(model, example, base).layers
+    found = {}
+    for cost in block_costs(model, example, _trained_blocks(model, base.trained)):
+        prefix = f"{cost.name}."
+        if any(table.name.startswith(prefix) for table in tables):
+            found[cost.name] = (cost, sum(size for name, size in inside.items() if name.startswith(prefix)))
+    return found
+
+
+def _mixed(
+    model: nn.Module,
+    example: Tensor,
+    base: Plan,
+    tables: list[LayerTable],
+    rows: list[list[Judged]],
+    loss: str,
+    again: dict[str, tuple[BlockCost, int]],
+    rest: int,
+) -> tuple[Plan | None, float]:
+    """The least loss within the budget over layers and, as wholes, over the blocks of `again`; else None and the bytes needed."""
+    assert base.budget is not None
+    groups: dict[str, list[int]] = {}
+    for index, table in enumerate(tables):
+        owner = next((name for name in again if table.name.startswith(f"{name}.")), f"{table.name} alone")
+        groups.setdefault(owner, []).append(index)
+    options: dict[str, list[tuple[float, float, tuple[int, ...]]]] = {}
+    for owner, members in groups.items():
+        options[owner] = front([[j.bytes for j in rows[i]] for i in members], [[getattr(j, loss) for j in rows[i]] for i in members])
+        if owner in again:
+            cost, freed = again[owner]
+            exact = sum(rows[i][0].milliseconds or 0.0 for i in members)
+            options[owner].append((cost.bytes - freed, exact + cost.milliseconds, ()))
+    limit = float(base.budget - rest)
+    for _ in range(4):
+        try:
+            at = select([[o[0] for o in row] for row in options.values()], [[o[1] for o in row] for row in options.values()], limit)
+        except Infeasible as error:
+            return None, base.budget - limit + error.smallest
+        chosen = {owner: row[way][2] for (owner, row), way in zip(options.items(), at, strict=True)}
+        picked = {i: rows[i][way] for owner, ways in chosen.items() if ways for i, way in zip(groups[owner], ways, strict=True)}
+        layers = tuple(
+            _choice(table, picked[i])
+            if i in picked
+            else LayerChoice(table.name, table.kind, table.shape, "checkpoint", perplexity=0.0, milliseconds=table.judged[0].milliseconds)
+            for i, table in enumerate(tables)
+        )
+        made = replace(base, layers=layers, blocks=tuple(owner for owner, ways in chosen.items() if not ways))
+        prediction = _prediction(model, example, made)
+        if prediction.bytes <= base.budget:
+            return replace(made, predicted_bytes=prediction.bytes, other_bytes=prediction.other), 0.0
+        # What a block's neighbours share is only known of the whole plan: ask for that much less.
+        limit -= prediction.bytes - base.budget
+    return None, float("inf")

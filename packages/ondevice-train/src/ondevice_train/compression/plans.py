@@ -19,8 +19,8 @@ class LayerChoice:
         kind: ``"conv"`` or ``"linear"``.
         shape: of its input, batch first.
         choice: ``"exact"`` (plain torch), ``"compress"`` (low rank, input rebuilt for dW), ``"shortcut"`` (low rank, dW by
-            contraction), ``"quantise"`` (8 or 4 bits), ``"filter"`` (gradient filter), ``"checkpoint"`` (its norm and activation
-            are run again), ``"freeze"`` (not trained, keeps nothing).
+            contraction), ``"quantise"`` (8 or 4 bits), ``"filter"`` (gradient filter), ``"checkpoint"`` (exact; its
+            block, one of the plan's `blocks`, is run again), ``"freeze"`` (not trained, keeps nothing).
         ranks: one per mode, or None where epsilon chooses them at every step.
         epsilon: explained variance, for methods that follow it.
         weight_rank: rank of the factored weight (WASI).
