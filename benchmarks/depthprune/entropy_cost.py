@@ -1,4 +1,6 @@
-"""What counting costs: an evaluation pass with counts against the same pass without, in turn; four batches per pass.
+"""What counting costs: an evaluation pass with counts against a plain pass of the model as the user has it, in turn.
+
+One pass is two batches; the batch sizes are those of an evaluation (`depthprune prune` counts with 256).
 
 Run: python benchmarks/depthprune/entropy_cost.py
 """
@@ -20,15 +22,15 @@ def main() -> None:
     rows = []
     torch.manual_seed(0)
     cases = (
-        ("resnet18", torchvision.models.resnet18(), (3, 64, 64), 8),
-        ("mobilenet_v2", torchvision.models.mobilenet_v2(), (3, 64, 64), 8),
-        ("residual (digits)", Residual(), (1, 8, 8), 128),
+        ("resnet18", torchvision.models.resnet18(), (3, 64, 64), 64),
+        ("mobilenet_v2", torchvision.models.mobilenet_v2(), (3, 64, 64), 64),
+        ("residual (digits)", Residual(), (1, 8, 8), 256),
     )
     for name, model, shape, batch in cases:
         x = torch.randn(batch, *shape)
         gm = capture(model.eval(), x)
         with torch_threads(1), torch.no_grad():
-            result = compare(lambda gm=gm, x=x: [gm(x) for _ in range(4)], lambda gm=gm, x=x: count(gm, [x] * 4), 7)
+            result = compare(lambda model=model, x=x: [model(x) for _ in range(2)], lambda gm=gm, x=x: count(gm, [x] * 2), 15)
         rows.append({"model": name, "shape": list(x.shape), **asdict(result)})
         print(name, result.ratio, flush=True)
     write("entropy-cost", "python benchmarks/depthprune/entropy_cost.py", rows, threads=1)

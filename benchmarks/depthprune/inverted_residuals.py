@@ -17,6 +17,7 @@ import torchvision
 from _record import DATA, write
 from depthprune.capture import capture, sites
 from depthprune.fold import prepare
+from depthprune.guard import judge
 from depthprune.measure import compare_onnx, compare_torch, size
 from depthprune.merging import merge
 from depthprune.padding import move_to_front
@@ -42,9 +43,10 @@ def main() -> None:
         for policy in ("latency", "macs"):
             with torch.no_grad():
                 result = merge(linear, x, policy=policy, front_padded=moved)
+                refused = judge(result, x, policy)
                 error = float((result.model(x) - linear(x)).abs().max() / linear(x).abs().max())
             row = {
-                "side": side, "policy": policy, "made_linear": len(inner), "merges": len(result.certificates), "refused": len(result.kept),
+                "side": side, "policy": policy, "made_linear": len(inner), "merges": len(result.certificates), "kept_apart": len(result.kept), "guard": refused,
                 "relative_logit_error_to_linearised": error, "dense": asdict(size(dense, x)), "merged": asdict(size(result.model, x)),
                 "torch": asdict(compare_torch(dense, result.model, x, 60)),
             }  # fmt: skip

@@ -1,6 +1,6 @@
 """Every MLP of a transformer made linear and merged: MACs of the MLPs, latency of the whole model, equality of the logits.
 
-Run: python benchmarks/depthprune/mlp_merge.py [TIMM_MODEL@SIDE ...]
+Run: python benchmarks/depthprune/mlp_merge.py [TIMM_MODEL@SIDE or torchvision.MODEL@SIDE ...]
 Random weights: latency and equality do not depend on them; accuracy is not claimed here.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import timm
 import torch
+import torchvision
 from _record import write
 from depthprune.capture import capture, sites
 from depthprune.fold import prepare
@@ -25,13 +26,16 @@ from edge_shared.artifacts import export_onnx
 
 def main() -> None:
     rows = []
-    for name, side in ((n, int(s)) for n, s in (a.split("@") for a in sys.argv[1:] or ["vit_tiny_patch16_224@96"])):
+    for name, side in (
+        (n, int(s)) for n, s in (a.split("@") for a in sys.argv[1:] or ["vit_tiny_patch16_224@96", "torchvision.swin_t@96"])
+    ):
         torch.manual_seed(0)
-        model = timm.create_model(name, img_size=side).eval()
+        kind = name.removeprefix("torchvision.")
+        model = (timm.create_model(name, img_size=side) if kind == name else getattr(torchvision.models, kind)()).eval()
         x = torch.randn(2, 3, side, side)
         dense = prepare(capture(copy.deepcopy(model), x), x)
         linear = capture(model, x)
-        chosen = [site.name for site in sites(linear) if "mlp" in site.name]
+        chosen = [site.name for site in sites(linear)]  # their only activations are those of the MLPs
         for site in chosen:
             remove(linear, site)
         with torch.no_grad():

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from depthprune.cli import app
@@ -114,6 +115,42 @@ def test_merge_and_export_of_a_folder(finished: Path, tmp_path: Path, capsys) ->
     assert (tmp_path / "e" / "model.onnx").is_file()
 
 
+def test_a_board_that_is_too_small_is_a_failed_check(tmp_path: Path, capsys) -> None:
+    (tmp_path / "tiny.toml").write_text('name = "tiny"\nkind = "mcu"\nclock_hz = 1000000\nram_total = 1024\nram_largest_region = 1024\n')
+    arguments = (
+        "merge",
+        "--model",
+        "residual",
+        "--input-shape",
+        "1,8,8",
+        "--device",
+        str(tmp_path / "tiny.toml"),
+        "--out",
+        str(tmp_path / "o"),
+    )
+    code, out, err = call(capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert "tiny has 1 KiB" in err
+    assert not (tmp_path / "o.partial").exists()
+
+
+def test_a_model_for_other_classes_fails_before_anything_is_written(finished: Path, tmp_path: Path, capsys) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    few = digits.target < 4
+    x, y = (digits.images[few] * 15).astype("uint8"), digits.target[few]
+    np.savez(tmp_path / "four.npz", x_train=x[:400], y_train=y[:400], x_test=x[400:], y_test=y[400:])
+    code, _, err = call(
+        capsys, "prune", "--model", str(finished / "dense"), "--data", str(tmp_path / "four.npz"), "--out", str(tmp_path / "o")
+    )
+    assert code == 2
+    assert "10" in err
+    assert "4 classes" in err
+    assert not (tmp_path / "o.partial").exists()
+
+
 def test_analyze_names_every_activation(finished: Path, capsys) -> None:
     code, out, _ = call(capsys, "analyze", "--model", str(finished / "dense"), "--limit", "64", "--json")
     report = json.loads(out)
@@ -135,6 +172,11 @@ BAD = [
     (["prune", "--data", "digits", "--method", "magic", "--epochs", "0", "--out", "{tmp}/o"], "affine, easier, egp"),
     (["prune", "--data", "digits", "--policy", "fast", "--out", "{tmp}/o"], "--policy fast"),
     (["prune", "--data", "digits", "--padding", "zero", "--out", "{tmp}/o"], "--padding zero"),
+    (["prune", "--data", "digits", "--runtime", "gpu", "--out", "{tmp}/o"], "--runtime gpu"),
+    (["prune", "--data", "digits", "--device", "toaster", "--out", "{tmp}/o"], "unknown device"),
+    (["prune", "--data", "digits", "--device", "stm32h743", "--policy", "latency", "--out", "{tmp}/o"], "say nothing about stm32h743"),
+    (["prune", "--data", "digits", "--lr", "0", "--out", "{tmp}/o"], "--lr is 0"),
+    (["merge", "--model", "residual", "--input-shape", "1,8,8", "--device", "toaster", "--out", "{tmp}/o"], "unknown device"),
     (["prune", "--data", "digits"], "--out DIR"),
     (["prune", "--data", "digits", "--layers", "99", "--epochs", "0", "--out", "{tmp}/o"], "only 8 of 13"),
     (["prune", "--data", "digits", "--tolerance", "2", "--out", "{tmp}/o"], "--tolerance is 2"),
@@ -165,6 +207,7 @@ def test_bad_input_is_one_clear_line_and_exit_2(arguments, text, tmp_path: Path,
     assert len(lines) == 1
     assert text in lines[0]
     assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "o.partial").exists()
 
 
 def test_layers_that_accuracy_does_not_allow_are_a_failed_check(tmp_path: Path, capsys) -> None:

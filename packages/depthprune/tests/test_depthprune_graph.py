@@ -313,6 +313,66 @@ def test_transformer_mlps_merge_and_layer_norms_fold(pre) -> None:
     assert len(plain) == (6 if pre else 0)
 
 
+class Fused(nn.BatchNorm2d):
+    """A norm with its activation inside, as timm writes them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_a_norm_with_its_activation_inside_is_no_barrier() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), Fused(6), nn.Conv2d(6, 4, 3)).eval()
+    settle(net)
+    x = torch.randn(2, 3, 6, 6)
+    gm = capture(net, x)
+    assert torch.equal(gm(x), net(x))
+    assert [site.kind for site in sites(gm)] == ["relu"]
+    assert list(mergeable_sites(gm).values()) == [None]
+    gm.train()
+    net.train()
+    gm(x)
+    assert torch.equal(net[1].running_mean, gm.get_submodule("1").running_mean)  # the same statistics
+    gm.eval()
+    net.eval()
+    remove(gm, sites(gm)[0].name)
+    result = merge(gm, x, policy="always")
+    assert relative(result.model(x), gm(x)) < 1e-5
+    assert count_layers(result.model) == 1
+
+
+@pytest.mark.parametrize("way", ["module", "function", "method"])
+def test_a_convolution_merges_into_the_linear_layer_behind_its_flattened_map(way) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.flat, self.fc = nn.Conv2d(2, 16, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.act(self.conv(x))
+            return self.fc(self.flat(y) if way == "module" else torch.flatten(y, 1) if way == "function" else y.flatten(1))
+
+    torch.manual_seed(0)
+    net, x = Flat().eval(), torch.randn(3, 2, 6, 6)
+    gm = capture(net, x)
+    assert list(mergeable_sites(gm).values()) == [None]
+    remove(gm, "act")
+    result = merge(gm, x, calibration=x)
+    assert count_layers(result.model) == 1
+    assert relative(result.model(x), gm(x)) < 1e-5
+    certificate = result.certificates[0]
+    assert certificate.layers == ("conv", "fc")
+    assert certificate.max_abs_random < 1e-10
+    assert certificate.macs_after == 2 * 36 * 3 < certificate.macs_before
+    narrow = nn.Sequential(nn.Conv2d(8, 1, 3, 2), nn.Flatten(), nn.Linear(4, 50)).eval()
+    kept = merge(narrow, torch.randn(1, 8, 6, 6))
+    assert kept.certificates == []
+    assert "MACs instead of" in kept.kept[0].reason
+
+
 class Odd(nn.Module):
     """Control flow that tracing cannot follow, in one submodule."""
 
@@ -351,13 +411,16 @@ def test_unmergeable_activations_say_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "activations", "merges"), [("resnet18", 17, 8), ("mobilenet_v2", 35, 1), ("vgg16_bn", 15, 8), ("swin_t", 12, 12)]
+    ("name", "activations", "removable"),
+    [("resnet18", 17, 8), ("mobilenet_v2", 35, 35), ("vgg16_bn", 15, 10), ("swin_t", 12, 12), ("vit_tiny_patch16_224", 12, 12)],
 )
-def test_torchvision_models(name, activations, merges) -> None:
+def test_models_of_the_papers(name, activations, removable) -> None:
+    import timm
     import torchvision
 
     torch.manual_seed(0)
-    net = settle(getattr(torchvision.models, name)(num_classes=5))
+    vit = name.startswith("vit")
+    net = settle(timm.create_model(name, img_size=32, num_classes=5) if vit else getattr(torchvision.models, name)(num_classes=5))
     if name == "vgg16_bn":
         net.classifier = nn.Sequential(
             nn.Linear(512 * 49, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 5)
@@ -367,7 +430,7 @@ def test_torchvision_models(name, activations, merges) -> None:
     assert torch.equal(gm(x), net(x))
     assert len(sites(gm)) == activations
     free = [site for site, reason in mergeable_sites(gm).items() if reason is None]
-    assert len(free) == {"resnet18": 8, "mobilenet_v2": 35, "vgg16_bn": 10, "swin_t": 12}[name]
+    assert len(free) == removable
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from depthprune.merge import (
 from depthprune.merge.borders import bias_map, compact, expand
 from depthprune.merge.conv import blocks, densify
 from depthprune.merge.dead import constant, is_dead, shrink
+from depthprune.merge.flatten import through_flatten
 from depthprune.merge.norm import batch_norm, layer_norm_affine, scale_after, scale_before
 from depthprune.merge.parallel import add, identity, shifted
 from depthprune.merge.pool import average, through_global_average
@@ -391,6 +392,25 @@ def test_global_average_pool_commutes_with_one_by_one() -> None:
     torch.testing.assert_close(pool(x), nn.functional.avg_pool2d(x, 2, 2, 1), rtol=0, atol=TOLERANCE)
     with pytest.raises(Refused, match="count_include_pad"):
         average(4, (2, 2), (2, 2), (1, 1), counts_padding=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs())
+def test_flatten_and_linear_absorb_any_convolution(case) -> None:
+    conv, _, x = case
+    size = tuple(x.shape[2:])
+    features = conv.out_channels * conv.size(size)[0] * conv.size(size)[1]
+    linear = random_conv(torch.Generator().manual_seed(0), 3, features, (), (), (), (), 1)
+    torch.testing.assert_close(through_flatten(conv, linear, size)(x.flatten(1)), linear(conv(x).flatten(1)), rtol=0, atol=10 * TOLERANCE)
+    with pytest.raises(Refused, match="features"):
+        through_flatten(conv, linear, (size[0] + 8, size[1]))
+
+
+def test_front_pad_and_bias_pad_are_one_function_behind_a_one_by_one() -> None:
+    """Why `prune` prepares with front-pad only: padding before a 1x1 layer gives the border its bias, which is what bias-pad pads with."""
+    first, second, x = one_then_three(torch.Generator().manual_seed(13), 3, 6)
+    moved = front_pad([first, second])
+    torch.testing.assert_close(moved[1](moved[0](x)), bias_pad(first, second, x), rtol=0, atol=TOLERANCE)
 
 
 def test_dead_branch_is_a_constant_with_a_border() -> None:

@@ -84,6 +84,14 @@ def test_masks_accumulate_and_stay_zero_through_momentum_and_weight_decay() -> N
         masks.apply(nn.Linear(3, 3), chosen)
 
 
+def test_masks_of_weights_in_any_memory_order() -> None:
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    mask = masks.prune_smallest(weight, None, 20)
+    assert torch.equal(mask, masks.prune_smallest(weight.contiguous(), None, 20))
+    again = masks.prune_smallest(weight, mask.to(memory_format=torch.channels_last), 10)
+    assert int((again == 0).sum()) == 30
+
+
 def test_tlc_error_likelihood() -> None:
     mean = torch.tensor([0.0, 1.0, 2.0, -1.0, 3.0], dtype=torch.float64)
     std = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.0], dtype=torch.float64)

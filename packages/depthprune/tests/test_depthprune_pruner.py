@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from depthprune.capture import capture
 from depthprune.methods import make
 from depthprune.models import Residual, load_weights
+from depthprune.pairs import complete, depthwise_pairs, level
 from depthprune.pruner import DepthPruner, accuracy_of
 from edge_shared.errors import CheckFailed, InputError
 from torch import nn
@@ -44,7 +46,7 @@ def test_rounds_go_on_until_accuracy_falls_and_the_last_is_undone() -> None:
     loop, seen = pruner([0.9, 0.9, 0.895, 0.5])
     outcome = loop.run()
     assert [r.kept for r in outcome.rounds] == [True, True, False]
-    assert len(outcome.removals) == 2
+    assert len(outcome.removals) == 4  # two of each pair
     assert outcome.accuracy == 0.895
     assert seen == [1, 2, 3]
     gone = {removal.site for removal in outcome.removals}
@@ -54,7 +56,7 @@ def test_rounds_go_on_until_accuracy_falls_and_the_last_is_undone() -> None:
         if "site" in node.meta and isinstance(outcome.model.get_submodule(node.target), nn.ReLU)
     ]
     assert gone.isdisjoint(left)
-    assert len(left) == 11
+    assert len(left) == 9
     assert set(outcome.counts) == gone
 
 
@@ -63,6 +65,22 @@ def test_a_rejected_round_is_tried_again_with_half_as_many() -> None:
     outcome = loop.run()
     assert [len(r.removed) for r in outcome.rounds] == [4, 2, 2, 2, 2]
     assert len(outcome.removals) == 8
+
+
+def test_the_two_activations_beside_a_depthwise_convolution_go_together() -> None:
+    gm = capture(Residual(expand=2), X[:2])
+    pairs = depthwise_pairs(gm)
+    assert pairs == [(f"blocks.{i}.relu1", f"blocks.{i}.relu2") for i in range(4)]
+    assert level({"a": 0.1, "b": 0.5, "c": 0.2}, [("a", "b")]) == pytest.approx({"a": 0.3, "b": 0.3, "c": 0.2})
+    assert complete(["a"], {"a": 0.3, "b": 0.3}, [("a", "b")]) == ["a", "b"]
+    assert complete(["a"], {"a": 0.3}, [("a", "b")]) == ["a"]
+    loop, _ = pruner([0.9, 0.9, 0.9], target=3)
+    outcome = loop.run()
+    assert [len(r.removed) for r in outcome.rounds] == [2, 1]
+    first, second = outcome.rounds[0].removed
+    assert first.rpartition(".")[0] == second.rpartition(".")[0]
+    entropy_only, _ = pruner([0.9, 0.9], "egp", max_rounds=1)
+    assert entropy_only.run().removals == []  # no layer has entropy 0, and none is taken along
 
 
 def test_a_target_that_accuracy_does_not_allow_is_a_failed_check() -> None:

@@ -53,7 +53,7 @@ def test_prices_of_one_convolution() -> None:
     conv = Conv(torch.zeros(8, 4, 3, 3), torch.zeros(8), (2, 2), ((1, 1), (1, 1)), (1, 1))
     merged = Merged(conv, "exact")
     assert Macs().layer(merged, (1, 4, 9, 9)) == 8 * 4 * 9 * 25
-    assert Memory().layer(merged, (1, 4, 9, 9)) == 4 * (4 * 81 + 8 * 25 + 288 + 8)
+    assert Memory().layer(merged, (1, 4, 9, 9)) == 4 * (4 * 81 + 8 * 25)  # weights are not live tensors
     linear = Merged(Conv(torch.zeros(5, 7), torch.zeros(5)), "exact")
     assert Macs().layer(linear, (2, 3, 7)) == 35 * 3
     with pytest.raises(InputError, match="unknown policy"):
@@ -75,6 +75,8 @@ def test_runs_are_interleaved_and_intervals_hold_the_median() -> None:
     order: list[str] = []
     interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=4, warmup=0)
     assert "".join(order) == "abbaabba"
+    limited = interleaved({"a": lambda: None, "b": lambda: None}, repeats=500, warmup=0, limit_s=0.0)
+    assert {len(values) for values in limited.values()} == {20}
     result = compare(lambda: sum(range(200)), lambda: sum(range(4000)), repeats=50)
     assert result.low <= result.ratio <= result.high
     assert result.ratio > 1

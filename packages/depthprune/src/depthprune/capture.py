@@ -64,7 +64,8 @@ class _Tracer(fx.Tracer):
         self.failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return qualified_name in self.leaves or type(m).__name__ in _STOCHASTIC or super().is_leaf_module(m, qualified_name)
+        whole = qualified_name in self.leaves or type(m).__name__ in _STOCHASTIC or is_fused_norm(m)
+        return whole or super().is_leaf_module(m, qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self.path_of_module(m)
@@ -112,6 +113,7 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> fx.GraphM
                     ) from error
                 leaves.add(tracer.failed)
         gm = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    _split_fused_norms(gm)
     _own_activations(gm)
     gm.meta[CAPTURED] = True
     gm.training = was_training  # the modules are the model's own and keep their modes
@@ -151,6 +153,39 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 def module_of(gm: fx.GraphModule, node: Any) -> nn.Module | None:
     """The module that a node calls, or None."""
     return gm.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
+
+
+def is_fused_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with an activation inside, as timm's ``BatchNormAct2d``: attributes ``act`` and ``drop``."""
+    fused = isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d
+    return fused and isinstance(getattr(module, "act", None), nn.Module) and isinstance(getattr(module, "drop", None), nn.Module)
+
+
+def _split_fused_norms(gm: fx.GraphModule) -> None:
+    """Write such a norm as a plain one (with the same parameters and statistics) and an activation, so that neither is a barrier."""
+    for node in list(gm.graph.nodes):
+        module: Any = module_of(gm, node)
+        if module is None or not is_fused_norm(module):
+            continue
+        norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+        norm.train(module.training)
+        for name in ("weight", "bias"):
+            setattr(norm, name, getattr(module, name))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(norm, name, getattr(module, name))
+        path, last = str(node.target), node
+        gm.add_submodule(path, norm)
+        for part in (module.drop, module.act):
+            if isinstance(part, nn.Identity):
+                continue
+            place = _free(gm, f"{path}_{type(part).__name__.lower()}")
+            gm.add_submodule(place, part)
+            with gm.graph.inserting_after(last):
+                following = gm.graph.call_module(place, (last,))
+            last.replace_all_uses_with(following)
+            following.args = (last,)
+            last = following
+    gm.recompile()
 
 
 def _own_activations(gm: fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edge_shared.cli import Json, Resume, Seed, application, emit, run, say, table
+from edge_shared.cli import Device, Json, Resume, Seed, application, emit, run, say, table
 
 app = application("depthprune", "Take layers out of a trained network for real, with proof.")
 
@@ -17,7 +17,11 @@ Weights = Annotated[str | None, typer.Option("--weights", help="Weights to start
 DataSet = Annotated[str, typer.Option("--data", help="Images by name (digits, mnist, cifar10, ...) or path.")]
 Side = Annotated[int | None, typer.Option("--size", help="Side of the images in pixels; the data's own if omitted.", min=1)]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images of each part.", min=1)]
-Policy = Annotated[str, typer.Option("--policy", help="Merge where it saves: latency (measured), macs, memory, or always.")]
+Policy = Annotated[
+    str | None,
+    typer.Option("--policy", help="Merge where it saves: latency (measured; the default), macs (for microcontrollers), memory, or always."),
+]
+Runtime = Annotated[str, typer.Option("--runtime", help="Where latency is measured: onnxruntime or torch.")]
 Padding = Annotated[
     str,
     typer.Option(
@@ -51,7 +55,9 @@ def prune(
     finetune_lr: Annotated[float, typer.Option("--finetune-lr", help="Learning rate of the distillation.")] = 0.02,
     size: Side = None,
     limit: Limit = None,
-    policy: Policy = "latency",
+    policy: Policy = None,
+    runtime: Runtime = "onnxruntime",
+    device: Device = None,
     padding: Padding = "auto",
     front_pad: Annotated[
         bool, typer.Option("--front-pad/--no-front-pad", help="Move padding before fine-tuning, so that merging is exact.")
@@ -69,24 +75,30 @@ def prune(
     from edge_shared.errors import InputError
     from edge_shared.files import open_run
 
-    from depthprune.job import PruneConfig, settings
+    from depthprune.job import PruneConfig, settings, setup
     from depthprune.job import prune as work
     from depthprune.page import COLUMNS, rows, write
 
-    _check(padding, policy)
+    _check(padding, policy, runtime)
     config = PruneConfig(
         data=data, model=model, weights=weights, method=method, layers=layers, per_round=per_round, candidates=candidates, tolerance=tolerance,
         epochs=epochs, finetune_epochs=finetune_epochs, batch_size=batch_size, lr=lr, finetune_lr=finetune_lr, size=size, limit=limit,
-        policy=policy, padding=padding, front_pad=front_pad, threads=threads, repeats=repeats, seed=seed,  # type: ignore[arg-type]
+        policy=policy, runtime=runtime, device=device, padding=padding, front_pad=front_pad, threads=threads, repeats=repeats, seed=seed,  # type: ignore[arg-type]
     )  # fmt: skip
-    opened = open_run(out, resume, settings(config))
-    if opened.resumed:
+    if resume is not None:
+        opened = open_run(out, resume, {})
         try:
             config = PruneConfig(**opened.config)
         except TypeError as error:
             raise InputError(f"--resume {resume}: its config.json is of another command or version ({error})") from error
         say(f"continuing {opened.path}")
-    result = work(config, opened, say)
+        result = work(setup(config), opened, say)
+    else:
+        if out is None:
+            raise InputError("give --out DIR for a new run or --resume DIR for an interrupted one")
+        ready = setup(config)  # whatever is wrong with the input shows before a folder is made
+        opened = open_run(out, None, settings(config))
+        result = work(ready, opened, say)
     document = write(opened.path, result, config, "depthprune " + " ".join(sys.argv[1:] or ["prune"]))
     folder = opened.commit()
 
@@ -142,7 +154,9 @@ def merge(
     linear: Annotated[
         list[str] | None, typer.Option("--linear", help="Activation to make an identity first, or 'all'; may be repeated.")
     ] = None,
-    policy: Policy = "macs",
+    policy: Annotated[str, typer.Option("--policy", help="Merge where it saves: macs, latency (measured), memory, or always.")] = "macs",
+    runtime: Runtime = "onnxruntime",
+    device: Device = None,
     padding: Padding = "auto",
     size: Side = None,
     threads: Threads = 1,
@@ -150,12 +164,12 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge the linear chains of a network into single layers where it pays, with a certificate for each."""
-    _check(padding, policy)
+    _check(padding, policy, runtime)
     from depthprune.commands import merge_model
 
     result = merge_model(
         model, out, weights=weights, data=data, input_shape=input_shape, linear=linear or [], policy=policy, padding=padding, size=size,
-        threads=threads, seed=seed,
+        runtime=runtime, device=device, threads=threads, seed=seed,  # type: ignore[arg-type]
     )  # fmt: skip
 
     def show(console: Any) -> None:
@@ -219,13 +233,15 @@ def export(
     emit(result, as_json, lambda console: console.print(f"wrote {out}: ONNX Runtime equals torch to {result['onnx_max_abs_error']:.1e}"))
 
 
-def _check(padding: str, policy: str) -> None:
+def _check(padding: str, policy: str | None, runtime: str) -> None:
     from edge_shared.errors import InputError
 
     modes = ("auto", "exact", "front-pad", "bias-pad", "const-pad", "bias-map", "approx")
     if padding not in modes:
         raise InputError(f"--padding {padding}: choose one of {', '.join(modes)}")
-    if policy not in ("macs", "latency", "memory", "always"):
+    if runtime not in ("onnxruntime", "torch"):
+        raise InputError(f"--runtime {runtime}: choose onnxruntime or torch")
+    if policy not in (None, "macs", "latency", "memory", "always"):
         raise InputError(f"--policy {policy}: choose macs, latency, memory or always")
 
 

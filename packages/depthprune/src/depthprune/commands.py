@@ -9,16 +9,21 @@ from typing import Any
 import torch
 from edge_shared.artifacts import load_artifact, save_model
 from edge_shared.artifacts import load_weights as read_weights
+from edge_shared.devices import load as load_device
 from edge_shared.errors import InputError
 from edge_shared.files import open_run
 from torch import Tensor, nn
 
 from depthprune.capture import capture, sites
+from depthprune.device import choose_policy, keep_what_fits
 from depthprune.fold import prepare
+from depthprune.guard import judge
 from depthprune.latency import compare, onnx_runner, torch_runner, torch_threads
 from depthprune.measure import size as measure_size
 from depthprune.merging import merge
 from depthprune.models import build, load_weights
+from depthprune.prices import Backend
+from depthprune.prices import make as make_price
 from depthprune.surgery import remove
 
 
@@ -63,6 +68,8 @@ def merge_model(
     input_shape: str | None = None,
     linear: list[str] | None = None,
     policy: str = "macs",
+    runtime: Backend = "onnxruntime",
+    device: str | None = None,
     padding: Any = "auto",
     size: int | None = None,
     threads: int = 1,
@@ -70,9 +77,15 @@ def merge_model(
 ) -> dict[str, Any]:
     """Merge a model and write it, with certificates; returns `metrics`, `cost`, `artifacts`.
 
+    By latency or memory the merges stand only if the whole network is faster or no larger with them.
+
     Raises:
         InputError: unknown names, unreadable files, or activations that the model does not have.
+        CheckFailed: the network does not fit the device.
     """
+    board = None if device is None else load_device(device)
+    policy = choose_policy(policy, board)
+    make_price(policy, runtime)
     shape, images, classes = parse_shape(input_shape), None, 10
     if data is not None:
         from edge_shared.data.vision import load_images
@@ -91,14 +104,20 @@ def merge_model(
     wanted = [site.name for site in sites(gm)] if linear == ["all"] else list(linear or [])
     for name in wanted:
         remove(gm, name)
-    run = open_run(out, None, {"command": "merge", "model": model, "linear": wanted, "policy": policy, "padding": padding})
-    result = merge(gm, example, mode=padding, policy=policy, calibration=calibration, threads=threads)
+    result = merge(gm, example, mode=padding, policy=policy, calibration=calibration, backend=runtime, threads=threads)
+    refused = judge(result, example, policy, runtime, threads=threads)
+    fits = None if board is None else keep_what_fits(result, example, board)
+    run = open_run(
+        out, None, {"command": "merge", "model": model, "linear": wanted, "policy": policy, "padding": padding, "runtime": runtime}
+    )
     saved = save_model(run.path, result.model, example, **extra)
     metrics = {
         "certificates": [asdict(c) for c in result.certificates],
         "kept_apart": [asdict(kept) for kept in result.kept],
         "barriers": [asdict(barrier) for barrier in result.barriers],
         "made_linear": wanted,
+        "merge_refused": refused,
+        "device": None if fits is None else asdict(fits),
         "onnx_max_abs_error": saved["onnx_max_abs_error"],
     }
     before, after = measure_size(result.reference, example), measure_size(result.model, example)

@@ -9,21 +9,69 @@ Dimensions: B images, C neurons, N positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from edge_shared.errors import InputError
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from depthprune.capture import Site, evaluating, sites
+from depthprune.capture import Site, evaluating, module_of, sites
 
 # Where the region of z ends that the activation treats as its linear part.
 UPPER = {"relu6": 6.0, "hardswish": 3.0}
+Compare = Callable[..., Any]  # a numpy comparison
 ZeroIs = Literal["on", "off", "ignored"]
 Over = Literal["all", "mixed"]
+
+
+class Scratch:
+    """Memory for comparisons that all sites and batches share: fresh memory for each would cost more than the counting."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, dtype=bool)
+
+    def take(self, rows: int, columns: int) -> NDArray[np.bool_]:
+        """An array of (rows, columns) with any content."""
+        if self._bytes.size < rows * columns:
+            self._bytes = np.empty(rows * columns, dtype=bool)
+        return self._bytes[: rows * columns].reshape(rows, columns)
+
+
+def count_rows(z_BX: Tensor, tests: list[tuple[Compare, float]], scratch: Scratch) -> list[NDArray[Any]]:
+    """How many rows of (B, X) pass each test, per column: arrays (X,) of whole numbers.
+
+    A comparison gives bytes of 0 and 1, and eight columns are added at once as one 64-bit integer, at most 255 rows
+    at a time, so that no byte overflows: a quarter of the memory that a sum of floats would move.
+    """
+    if z_BX.dtype not in (torch.float32, torch.float64):
+        z_BX = z_BX.float()
+    values = z_BX.cpu().numpy()
+    rows, columns = values.shape
+    wide = -(-columns // 8) * 8
+    ones = scratch.take(min(rows, 255), wide)
+    totals: list[NDArray[Any]] = []
+    for compare, bound in tests:
+        ones[:, columns:] = False
+        total: Any = 0
+        for start in range(0, rows, 255):
+            part = values[start : start + 255]
+            compare(part, bound, out=ones[: len(part), :columns])
+            bytes_X = np.add.reduce(ones[: len(part)].view(np.int64), axis=0).view(np.uint8)[:columns]
+            total = bytes_X if rows <= 255 else total + bytes_X.astype(np.int64)
+        totals.append(total)
+    return totals
+
+
+def per_neuron(sums_X: NDArray[Any], channels: int, last: bool) -> NDArray[np.int64]:
+    """Sum counts (X,) over the positions of each neuron; neurons are the last axis or the first."""
+    matrix = sums_X.astype(np.float64).reshape((-1, channels) if last else (channels, -1))
+    ones = np.ones(matrix.shape[0 if last else 1])  # a product is the fastest sum, and exact in float64
+    return (ones @ matrix if last else matrix @ ones).astype(np.int64)
 
 
 class Counts:
@@ -36,33 +84,32 @@ class Counts:
             layer has no margin.
     """
 
-    def __init__(self, channels: int) -> None:
-        # Sums of ones in float64 are exact below 2**53 and are added to in place; the properties give them as int64.
-        self._on, self._nonnegative, self._upper = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
+    def __init__(self, channels: int, scratch: Scratch | None = None) -> None:
+        self._on, self._nonnegative, self._upper = (np.zeros(channels, dtype=np.int64) for _ in range(3))
         self.low, self.high = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
         self.total, self.images = 0, 0
         self._mixed = False
-        self._scratch = torch.empty(0)
+        self._scratch = scratch or Scratch()
 
     @property
     def on(self) -> Tensor:
         """Values z > 0 per neuron, int64."""
-        return self._on.long()
+        return torch.from_numpy(self._on)
 
     @property
     def zero(self) -> Tensor:
         """Values z = 0 exactly."""
-        return (self._nonnegative - self._on).long()
+        return torch.from_numpy(self._nonnegative - self._on)
 
     @property
     def off(self) -> Tensor:
         """Values z < 0."""
-        return self.total - self._nonnegative.long()
+        return torch.from_numpy(self.total - self._nonnegative)
 
     @property
     def upper(self) -> Tensor:
         """Values at or above the upper end (ReLU6: 6, h-swish: 3); they are counted in `on` as well."""
-        return self._upper.long()
+        return torch.from_numpy(self._upper)
 
     def add(self, z: Tensor, axis: int, upper: float | None = None) -> None:
         """Count a batch.
@@ -77,33 +124,25 @@ class Counts:
         """
         z = z.detach()
         images, channels = z.shape[0], z.shape[axis]
-        if axis == z.ndim - 1 and z.ndim > 1:
-            rows, positions = z.reshape(-1, channels), 1  # (BN, C)
-        else:
-            rows = z.movedim(axis, 1).reshape(images, -1)  # (B, CN): summed over images first, which is fast for small maps too
-            positions = rows.shape[1] // channels
-        # One buffer for all batches: fresh memory for each would cost more than the counting.
-        kind = torch.float32 if len(rows) * positions < 2**24 else torch.float64
-        if self._scratch.numel() < rows.numel() or self._scratch.dtype != kind or self._scratch.device != rows.device:
-            self._scratch = torch.empty(rows.numel(), dtype=kind, device=rows.device)
-        buffer = self._scratch[: rows.numel()].view(rows.shape)
-
-        def count(compare: Any, bound: float) -> Tensor:
-            ones = compare(rows, bound, out=buffer).sum(0)
-            return (ones.view(channels, positions).sum(1) if positions > 1 else ones).double().cpu()
-
-        self._on += count(torch.gt, 0.0)
-        self._nonnegative += count(torch.ge, 0.0)
+        # Memory order, so that no copy is made: neurons last behind a linear layer and in channels_last images, else positions last.
+        last = axis == z.ndim - 1 or (z.ndim == 4 and axis == 1 and z.is_contiguous(memory_format=torch.channels_last))
+        z_BX = z.movedim(axis, -1 if last else 1).reshape(images, -1)
+        positions = z_BX.shape[1] // channels
+        tests: list[tuple[Compare, float]] = [(np.greater, 0.0), (np.greater_equal, 0.0)]
         if upper is not None:
-            self._upper += count(torch.ge, upper)
-        if not self._mixed:
-            self._follow_extremes(rows.amin(0).view(channels, positions).amin(1), rows.amax(0).view(channels, positions).amax(1))
-        self.total += len(rows) * positions
+            tests.append((np.greater_equal, upper))
+        seen = [per_neuron(sums_X, channels, last) for sums_X in count_rows(z_BX, tests, self._scratch)]
+        self._on += seen[0]
+        self._nonnegative += seen[1]
+        if upper is not None:
+            self._upper += seen[2]
+        self.total += images * positions
         self.images += images
-
-    def forget_buffer(self) -> None:
-        """Give the memory back that `add` reuses between batches."""
-        self._scratch = torch.empty(0)
+        if not self._mixed:
+            self._mixed = bool(((seen[0] > 0) & (seen[1] < images * positions)).any())
+        if not self._mixed:
+            shape, over = ((-1, channels), 0) if last else ((channels, -1), 1)
+            self._follow_extremes(z_BX.amin(0).view(shape).amin(over), z_BX.amax(0).view(shape).amax(over))
 
     def _follow_extremes(self, low: Tensor, high: Tensor) -> None:
         if bool(torch.isnan(low).any()):
@@ -169,10 +208,10 @@ class Watcher:
 @contextmanager
 def watch(gm: fx.GraphModule, chosen: list[Site] | None = None) -> Iterator[Watcher]:
     """Count at every call site while the block runs the captured model; hooks are removed at the end."""
-    watcher, handles = Watcher(), []
+    watcher, handles, scratch = Watcher(), [], Scratch()
     places = {node.meta["site"]: str(node.target) for node in gm.graph.nodes if "site" in node.meta}
     for site in sites(gm) if chosen is None else chosen:
-        counts = watcher.counts[site.name] = Counts(site.channels)
+        counts = watcher.counts[site.name] = Counts(site.channels, scratch)
         upper = UPPER.get(site.kind)
 
         def hook(
@@ -186,8 +225,6 @@ def watch(gm: fx.GraphModule, chosen: list[Site] | None = None) -> Iterator[Watc
     finally:
         for handle in handles:
             handle.remove()
-        for counts in watcher.counts.values():
-            counts.forget_buffer()
 
 
 def target(gm: fx.GraphModule, site: Site | str) -> str:
@@ -208,6 +245,29 @@ def images_of(batch: Any) -> Tensor:
     return x
 
 
+@contextmanager
+def in_place(gm: fx.GraphModule) -> Iterator[None]:
+    """Let activations overwrite their input inside the block (without gradients) where nothing else can see it.
+
+    That holds behind a layer or norm that nothing else reads: these always make a tensor of their own. A captured graph has no
+    activation in place otherwise; this gives back the time that costs.
+    """
+    changed = []
+    for node in gm.graph.nodes:
+        module, source = module_of(gm, node), node.args[0] if node.args else None
+        if "site" not in node.meta or getattr(module, "inplace", True) or not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        if isinstance(module_of(gm, source), nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm | nn.Linear):
+            changed.append(cast("nn.ReLU", module))
+    for module in changed:
+        module.inplace = True
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = False
+
+
 def count(gm: fx.GraphModule, batches: Iterable[Any], chosen: list[Site] | None = None) -> dict[str, Counts]:
     """Run batches through a captured model in evaluation mode and count at every call site.
 
@@ -222,7 +282,7 @@ def count(gm: fx.GraphModule, batches: Iterable[Any], chosen: list[Site] | None 
     Raises:
         InputError: if there is no batch, or the model gives NaN.
     """
-    with watch(gm, chosen) as watcher, evaluating(gm), torch.no_grad():
+    with watch(gm, chosen) as watcher, evaluating(gm), torch.no_grad(), in_place(gm):
         seen = 0
         for batch in batches:
             x = images_of(batch)

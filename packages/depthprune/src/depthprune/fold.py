@@ -163,7 +163,8 @@ def constant(gm: fx.GraphModule, value: Tensor) -> fx.Node:
     index = 0
     while hasattr(gm, f"constant_{index}"):
         index += 1
-    gm.register_buffer(f"constant_{index}", value.detach().clone())
+    # Contiguous: another layout would spread to the tensors that it is added to, and a saved network would round otherwise.
+    gm.register_buffer(f"constant_{index}", value.detach().clone(memory_format=torch.contiguous_format))
     return gm.graph.get_attr(f"constant_{index}")
 
 

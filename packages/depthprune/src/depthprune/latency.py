@@ -62,28 +62,38 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(ordered)), float(ordered[low]), float(ordered[high])
 
 
-def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 200, warmup: int = 10) -> dict[str, np.ndarray]:
+def interleaved(
+    functions: dict[str, Callable[[], Any]], repeats: int = 200, warmup: int = 10, limit_s: float = math.inf
+) -> dict[str, np.ndarray]:
     """Run functions in turn, the order reversed every other round, so that all see the same state of the machine.
 
+    Args:
+        functions: by name.
+        repeats: rounds.
+        warmup: runs of each before.
+        limit_s: stop after this many seconds, but not before 20 rounds.
+
     Returns:
-        Milliseconds per function, shape (repeats,).
+        Milliseconds per function, shape (rounds,).
     """
     names = list(functions)
     for function in functions.values():
         for _ in range(warmup):
             function()
-    result = {name: np.empty(repeats) for name in names}
+    result, began = {name: list[float]() for name in names}, time.monotonic()
     for round_ in range(repeats):
         for name in names if round_ % 2 == 0 else names[::-1]:
             start = time.perf_counter_ns()
             functions[name]()
-            result[name][round_] = (time.perf_counter_ns() - start) / 1e6
-    return result
+            result[name].append((time.perf_counter_ns() - start) / 1e6)
+        if round_ >= 19 and time.monotonic() - began > limit_s:
+            break
+    return {name: np.array(values) for name, values in result.items()}
 
 
-def compare(before: Callable[[], Any], after: Callable[[], Any], repeats: int = 200) -> Comparison:
-    """Time two functions in turn."""
-    times = interleaved({"before": before, "after": after}, repeats)
+def compare(before: Callable[[], Any], after: Callable[[], Any], repeats: int = 200, limit_s: float = math.inf) -> Comparison:
+    """Time two functions in turn; arguments as `interleaved`."""
+    times = interleaved({"before": before, "after": after}, repeats, limit_s=limit_s)
     ratio, low, high = median_interval(times["after"] / times["before"])
     return Comparison(timing(times["before"]), timing(times["after"]), ratio, low, high)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +47,15 @@ def size(model: nn.Module, example: Tensor) -> Size:
     )
 
 
-def compare_onnx(before: Path, after: Path, example: Tensor, repeats: int = 300, threads: int = 1) -> Comparison:
+def compare_onnx(before: Path, after: Path, example: Tensor, repeats: int = 300, threads: int = 1, limit_s: float = math.inf) -> Comparison:
     """Time two ONNX files in turn in ONNX Runtime on the CPU at batch 1."""
     x = example[:1].numpy()
-    return compare(onnx_runner(before, x, threads), onnx_runner(after, x, threads), repeats)
+    return compare(onnx_runner(before, x, threads), onnx_runner(after, x, threads), repeats, limit_s)
 
 
-def compare_torch(before: nn.Module, after: nn.Module, example: Tensor, repeats: int = 300, threads: int = 1) -> Comparison:
+def compare_torch(
+    before: nn.Module, after: nn.Module, example: Tensor, repeats: int = 300, threads: int = 1, limit_s: float = math.inf
+) -> Comparison:
     """Time two modules in turn in eager torch on the CPU at batch 1."""
     with torch_threads(threads), torch.inference_mode():
-        return compare(torch_runner(before, example[:1]), torch_runner(after, example[:1]), repeats)
+        return compare(torch_runner(before, example[:1]), torch_runner(after, example[:1]), repeats, limit_s)

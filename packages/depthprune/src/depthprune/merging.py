@@ -17,6 +17,7 @@ from depthprune.entropy import Counts
 from depthprune.fold import LAYERS, as_conv, calls, constant, cut_out, finish, prepare
 from depthprune.merge.borders import Merged, Mode, add_branches, join
 from depthprune.merge.conv import Refused, to_module
+from depthprune.merge.flatten import through_flatten
 from depthprune.merge.parallel import identity
 from depthprune.merge.pool import through_global_average
 from depthprune.prices import Backend, Macs, Price, make
@@ -127,11 +128,18 @@ class _Planner:
         self.gm, self.price, self.mode = gm, price, mode
         self.whole: dict[int, Merged | Refused] = {}
 
-    def plan(self, chain: Chain) -> _Plan:
-        """The cheapest way to run a chain."""
+    def plan(self, chain: Chain, held: float = 0.0, waiting: float = 0.0) -> _Plan:
+        """The cheapest way to run a chain.
+
+        Args:
+            chain: the chain.
+            held: bytes that stay in memory meanwhile, for prices that take the largest.
+            waiting: bytes of the chain's own input, if it stays in memory behind the first layer.
+        """
         elements, n = chain.elements, len(chain.elements)
-        inners = {i: tuple(self.plan(b) for b in e.branches if b.elements) for i, e in enumerate(elements) if isinstance(e, Parallel)}
-        apart = [self._apart(e, inners.get(i, ())) for i, e in enumerate(elements)]
+        inners = {i: self._branches(e, held + (waiting if i else 0.0)) for i, e in enumerate(elements) if isinstance(e, Parallel)}
+        kept_alive = [held + (waiting if i else 0.0) for i in range(n)]
+        apart = [kept_alive[i] + self._apart(e, inners.get(i, ()), kept_alive[i]) for i, e in enumerate(elements)]
         table: dict[tuple[int, int], Merged | Refused] = {}
         for i in range(n):
             so_far = self.one(elements[i])
@@ -148,7 +156,7 @@ class _Planner:
                 single = j == i + 1
                 as_one = math.inf
                 if isinstance(merged, Merged) and not (single and isinstance(elements[i], Single)):
-                    as_one = self.price.layer(merged, shape(_source(elements[i])))
+                    as_one = kept_alive[i] + self.price.layer(merged, shape(_source(elements[i])))
                 if single:
                     alone[i] = as_one
                 costs[i, j] = min(as_one, apart[i]) if single else as_one
@@ -159,7 +167,7 @@ class _Planner:
         for i, j in cuts:
             merged = table[i, j]
             as_is = j == i + 1 and (isinstance(elements[i], Single) or alone.get(i, math.inf) > apart[i])
-            together = self._sum([self._original(element) for element in elements[i:j]])
+            together = kept_alive[i] + self._sum([self._original(element) for element in elements[i:j]])
             takes = None if as_is or not isinstance(merged, Merged) else merged
             segments.append(_Segment(i, j, takes, costs[i, j], together, inners.get(i, ()) if as_is else ()))
         inside = {k for s in segments if s.merged is not None for k in range(s.start, s.end)}
@@ -171,6 +179,17 @@ class _Planner:
                 kept.append(Kept(self._names(pair), self._reason(table[i, i + 2], element, self._sum(apart[i : i + 2]), "these layers")))
         return _Plan(chain, total, segments, kept)
 
+    def _branches(self, element: Parallel, held: float) -> tuple[_Plan, ...]:
+        """Plans of the branches. In memory, the branch that runs keeps the block's input for the other one alive, then the first result."""
+        plans, result = list[_Plan](), 0.0
+        peaks = self.price.combine == "max"
+        for branch in element.branches:
+            if branch.elements:
+                waiting = 4.0 * math.prod(shape(element.source)[1:]) if peaks and not plans else 0.0
+                plans.append(self.plan(branch, held + result, waiting))
+                result = 4.0 * math.prod(shape(element.node)[1:]) if peaks else 0.0
+        return tuple(plans)
+
     def _sum(self, values: list[float]) -> float:
         return max(values) if self.price.combine == "max" else sum(values)
 
@@ -180,10 +199,10 @@ class _Planner:
         cost = self.price.layer(merged, shape(_source(first)))
         return f"merging {what} would take {cost:.4g} {self.price.unit} instead of {apart:.4g}"
 
-    def _apart(self, element: Element, inner: tuple[_Plan, ...]) -> float:
+    def _apart(self, element: Element, inner: tuple[_Plan, ...], held: float = 0.0) -> float:
         if isinstance(element, Single):
             return self.price.layer(Merged(as_conv(self.gm, element.node), "exact"), shape(element.source))
-        return self._sum([*[plan.cost for plan in inner], self.price.addition(shape(element.node))])
+        return self._sum([*[plan.cost - held for plan in inner], self.price.addition(shape(element.node))])
 
     def _original(self, element: Element) -> float:
         """Cost of an element before any merge inside it."""
@@ -289,6 +308,8 @@ def merge(
         _apply(gm, plan, result, price, evidence, values)
     finish(gm)
     _commute_average(gm, result, values)
+    finish(gm)
+    _absorb_flatten(gm, result, price, values)
     finish(gm)
     shapes(gm, example)
     return result
@@ -520,6 +541,66 @@ def _commute_average(gm: fx.GraphModule, result: MergeResult, values: dict[fx.No
             call = gm.graph.call_module(name, linear.args)
         linear.replace_all_uses_with(call)
         gm.graph.eliminate_dead_code()
+
+
+def _absorb_flatten(gm: fx.GraphModule, result: MergeResult, price: Price, values: dict[fx.Node, Tensor]) -> None:
+    """Merge a convolution into the linear layer that reads its flattened map, where the price says so; exact for this input size."""
+    shared = calls(gm)
+    for node in list(gm.graph.nodes):
+        conv_node = node.args[0] if node.args else None
+        if not is_flatten(gm, node) or not isinstance(conv_node, fx.Node) or len(node.users) != 1 or len(conv_node.users) != 1:
+            continue
+        module, linear = module_of(gm, conv_node), next(iter(node.users))
+        second = module_of(gm, linear)
+        if not isinstance(module, nn.Conv2d) or not isinstance(second, nn.Linear) or len(linear.args) != 1:
+            continue
+        if shared[str(conv_node.target)] > 1 or shared[str(linear.target)] > 1 or module.padding_mode != "zeros":
+            continue
+        source, first, last = conv_node.args[0], as_conv(gm, conv_node), as_conv(gm, linear)
+        assert isinstance(source, fx.Node)
+        size, names = shape(source), (str(conv_node.target), str(linear.target))
+        features = math.prod(size[1:])
+        if features * last.out_channels > LARGEST_WEIGHT or last.in_channels != math.prod(shape(conv_node)[1:]):
+            continue
+        merged = Merged(through_flatten(first, last, tuple(size[2:])), "exact")
+        costs = [price.layer(Merged(first, "exact"), size), price.layer(Merged(last, "exact"), (1, last.in_channels))]
+        before, after = (max(costs) if price.combine == "max" else sum(costs)), price.layer(merged, (1, features))
+        if after >= before:
+            result.kept.append(Kept(names, f"merging these layers would take {after:.4g} {price.unit} instead of {before:.4g}"))
+            continue
+        x = torch.randn(2, *size[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        abs_random, rel_random = _difference(last(first(x).flatten(1)), merged(x.flatten(1)))
+        abs_data = rel_data = None
+        if source in values:
+            x = values[source]
+            single = [_as_float(Merged(conv, "exact")) for conv in (first, last, merged.conv)]
+            abs_data, rel_data = _difference(single[1](single[0](x).flatten(1)), single[2](x.flatten(1)))
+        macs, name = Macs(), f"merged_{len(result.certificates)}"
+        macs_before = int(macs.layer(Merged(first, "exact"), size) + macs.layer(Merged(last, "exact"), (1, last.in_channels)))
+        result.certificates.append(
+            Certificate(
+                names, name, "exact", abs_random, rel_random, abs_data, rel_data, 0.0, None, None, macs_before,
+                int(macs.layer(merged, (1, features))), sum(p.numel() for layer in (module, second) for p in layer.parameters()),
+                merged.conv.weight.numel() + merged.conv.bias.numel(), before, after, price.unit,
+            )
+        )  # fmt: skip
+        cut_out(gm, conv_node)
+        gm.add_submodule(name, to_module(merged.conv).eval())
+        with gm.graph.inserting_after(linear):
+            call = gm.graph.call_module(name, linear.args)
+        linear.replace_all_uses_with(call)
+        gm.graph.eliminate_dead_code()
+
+
+def is_flatten(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node flattens everything but the batch."""
+    module = module_of(gm, node)
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if node.target not in (torch.flatten, "flatten"):
+        return False
+    given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+    return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
 
 
 def is_global_average(gm: fx.GraphModule, node: fx.Node) -> bool:

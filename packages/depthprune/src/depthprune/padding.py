@@ -12,7 +12,7 @@ from depthprune.merge.borders import front_pad
 from depthprune.merge.conv import Refused, from_module
 from depthprune.surgery import ChannelAffine
 
-_THROUGH = (nn.modules.batchnorm._BatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d, ChannelAffine)
+THROUGH = (nn.modules.batchnorm._BatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d, ChannelAffine)
 Layer = nn.modules.conv._ConvNd | nn.Linear
 
 
@@ -44,7 +44,7 @@ def runs(gm: fx.GraphModule, through: set[str]) -> list[list[fx.Node]]:
             site = behind.meta.get("site")
             if site in through:
                 opened = True
-            elif site is not None or not isinstance(module, _THROUGH):
+            elif site is not None or not isinstance(module, THROUGH):
                 break
             behind = behind.args[0]
     starts = [node for node in following if node not in following.values()]
@@ -96,7 +96,7 @@ def move_to_front(gm: fx.GraphModule, removed: set[str]) -> list[str]:
 def mergeable_sites(gm: fx.GraphModule) -> dict[str, str | None]:
     """For each activation that is left: None if removing it lets two layers merge, else what stands in the way."""
     from depthprune.capture import sites
-    from depthprune.merging import is_global_average
+    from depthprune.merging import is_flatten, is_global_average
 
     shared = calls(gm)
     result: dict[str, str | None] = {}
@@ -108,10 +108,12 @@ def mergeable_sites(gm: fx.GraphModule) -> dict[str, str | None]:
         readers = [user for user in node.users if user.op != "output"]
         module = module_of(gm, readers[0]) if readers else None
         before: Any = node.args[0]
-        while isinstance(before, fx.Node) and isinstance(module_of(gm, before), _THROUGH):
+        while isinstance(before, fx.Node) and isinstance(module_of(gm, before), THROUGH):
             before = before.args[0]
         layer = module_of(gm, before)
-        if len(readers) == 1 and is_global_average(gm, readers[0]) and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+        if (len(readers) == 1 and is_global_average(gm, readers[0]) and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)) or (
+            len(readers) == 1 and is_flatten(gm, readers[0]) and _flattened_into_linear(gm, readers[0], layer, shared)
+        ):
             result[site.name] = None
         elif len(readers) > 1:
             result[site.name] = f"{len(readers)} operations read its output"
@@ -132,6 +134,16 @@ def mergeable_sites(gm: fx.GraphModule) -> dict[str, str | None]:
         else:
             result[site.name] = "the layers beside it cannot be merged"
     return result
+
+
+def _flattened_into_linear(gm: fx.GraphModule, flatten: fx.Node, layer: nn.Module | None, shared: dict[str, int]) -> bool:
+    """Whether a convolution's flattened map is read by one linear layer of its own."""
+    if not isinstance(layer, nn.Conv2d) or len(flatten.users) != 1:
+        return False
+    reader = next(iter(flatten.users))
+    while isinstance(module_of(gm, reader), nn.Dropout) and len(reader.users) == 1:
+        reader = next(iter(reader.users))
+    return isinstance(module_of(gm, reader), nn.Linear) and shared[str(reader.target)] == 1
 
 
 def _between(gm: fx.GraphModule, chain: list[fx.Node], site: fx.Node) -> bool:

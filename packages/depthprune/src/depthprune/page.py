@@ -38,6 +38,13 @@ def rows(result: PruneResult) -> list[list[Any]]:
             change(a.peak_bytes, b.peak_bytes),
         ],
     ]
+    if result.fit is not None:
+        fit = result.fit
+        body.append(
+            [f"RAM on {fit.device} (model {fit.memory_model})", "", format_bytes(fit.ram_bytes), f"of {format_bytes(fit.ram_budget)}"]
+        )
+        limit = "no fixed limit" if fit.flash_budget is None else f"of {format_bytes(fit.flash_budget)}"
+        body.append([f"weights on {fit.device}", "", format_bytes(fit.flash_bytes), limit])
     for runtime, c in result.latency.items():
         faster = f"{1 / c.ratio:.2f}x as fast [{1 / c.high:.2f}, {1 / c.low:.2f}]"
         body.append([f"latency in {runtime} (ms)", interval(c.before), interval(c.after), faster])
@@ -115,6 +122,7 @@ def write(folder: Path, result: PruneResult, config: PruneConfig, command: str) 
         "barriers": [asdict(barrier) for barrier in merging.barriers],
         "onnx_max_abs_error": result.onnx_error,
         "merge_refused": result.refused,
+        "device": None if result.fit is None else asdict(result.fit),
         **comparison_values(result.latency),
     }
     cost = {

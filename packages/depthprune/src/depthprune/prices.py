@@ -55,15 +55,18 @@ class Macs:
 
 
 class Memory:
-    """Bytes that are live while the layer runs: input, output, weights, in float32; an addition holds three tensors."""
+    """Bytes of the tensors that are live while the layer runs (memory model D, float32): its input and output, constants included.
+
+    What a skip keeps alive meanwhile is added by the planner. Weights are not tensors of the arena: they lie in flash.
+    """
 
     combine: Combine = "max"
     unit = "bytes"
 
     def layer(self, merged: Merged, shape: tuple[int, ...]) -> float:
-        """Input, output, weights, bias, and what a border mode adds."""
-        extra = sum(t.numel() for t in (merged.shift, merged.map) if t is not None)
-        return 4.0 * (prod(shape[1:]) + prod(sizes(merged, shape)[1:]) + merged.conv.weight.numel() + merged.conv.out_channels + extra)
+        """Input and output, and for const-pad the shifted copy of the input."""
+        copies = 1 if merged.shift is None else 2
+        return 4.0 * max(copies * prod(shape[1:]), prod(shape[1:]) + prod(sizes(merged, shape)[1:]))
 
     def addition(self, shape: tuple[int, ...]) -> float:
         """Two inputs and the output."""
@@ -128,10 +131,12 @@ def make(policy: str, backend: Backend = "onnxruntime", threads: int = 1) -> Pri
     """The price of a policy.
 
     Raises:
-        InputError: for an unknown policy.
+        InputError: for an unknown policy or runtime.
     """
     if policy not in POLICIES:
         raise InputError(f"unknown policy {policy!r}; choose one of {', '.join(POLICIES)}")
+    if backend not in get_args(Backend):
+        raise InputError(f"unknown runtime {backend!r}; choose onnxruntime or torch")
     if policy == "latency":
         return Latency(backend, threads)
     prices: dict[str, Callable[[], Price]] = {"macs": Macs, "memory": Memory, "always": Always}

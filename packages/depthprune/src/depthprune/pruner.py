@@ -11,11 +11,12 @@ import torch
 from edge_shared.errors import CheckFailed, InputError
 from torch import Tensor, fx, nn
 
-from depthprune.capture import capture, sites
+from depthprune.capture import capture
 from depthprune.entropy import Counts
 from depthprune.finetune import Finetune
 from depthprune.methods import DepthMethod, State
 from depthprune.padding import mergeable_sites, move_to_front
+from depthprune.pairs import complete, depthwise_pairs, level
 from depthprune.surgery import Removal
 
 
@@ -74,7 +75,8 @@ class DepthPruner:
         held_out: batches (x, y) for trial removals.
         evaluate: validation accuracy of a model, 0 to 1.
         finetune: trains after each removal.
-        per_round: activations to remove at once; after a rejected round half as many are tried.
+        per_round: activations to remove at once; after a rejected round half as many are tried. The two beside a depthwise
+            convolution go together, at the mean of their scores (see `pairs`).
         target: stop after this many removals; None = as many as accuracy allows.
         candidates: sites that may go; ``mergeable`` takes those whose removal lets layers merge, ``all`` every one.
         front_pad: move padding to the front of what opened, so that merging is exact.
@@ -103,19 +105,9 @@ class DepthPruner:
             if value < 1:
                 raise InputError(f"{name} is {value}; it is at least 1")
         gm = capture(copy.deepcopy(model), example).eval()
-        if not sites(gm):
-            raise InputError(f"{type(model).__name__} calls no activation that could be removed")
         self.blocked = mergeable_sites(gm)
-        allowed = frozenset(name for name, reason in self.blocked.items() if reason is None)
-        if candidates not in ("mergeable", "all"):
-            raise InputError(f"candidates is {candidates!r}; it is mergeable or all")
-        if candidates == "mergeable" and not allowed:
-            reason = next(iter(self.blocked.values()))
-            raise InputError(f"no activation stands between layers that could be merged ({reason}); candidates='all' removes others")
-        self.state = State(gm, calibration, held_out, allowed if candidates == "mergeable" else None)
-        available = len(self.state.open_sites())
-        if target is not None and not 0 <= target <= available:
-            raise InputError(f"{target} layers to remove, but only {available} of {len(self.blocked)} activations can be removed")
+        self.pairs = depthwise_pairs(gm)
+        self.state = State(gm, calibration, held_out, removable(gm, candidates, target))
         self.method, self.evaluate, self.finetune, self.say = method, evaluate, finetune, say
         self.per_round, self.target, self.front_pad, self.max_rounds = per_round, target, front_pad, max_rounds
         self.example = example
@@ -147,9 +139,10 @@ class DepthPruner:
                 continue
             best_try = max(best_try, step.accuracy)
             self._restore(before)
-            if len(step.removed) <= 1:
+            unit = 2 if any(set(pair) <= set(step.removed) for pair in self.pairs) else 1
+            if len(step.removed) <= unit:
                 break
-            size = max(1, len(step.removed) // 2)
+            size = max(unit, len(step.removed) // 2)
         if self.target is not None and len(self.state.removals) < self.target:
             raise CheckFailed(
                 f"only {len(self.state.removals)} of the {self.target} layers asked for can go within the accuracy allowed "
@@ -161,10 +154,13 @@ class DepthPruner:
 
     def step(self, count: int, limit: int | None = None) -> Round | None:
         """One round of about `count` removals, at most `limit`; None if nothing is left to do."""
-        scores = self.method.score(self.state)
+        scores = level(self.method.score(self.state), self.pairs)
         if not scores:
             return None
-        chosen = self.method.choose(self.state, scores, count)[:limit]
+        chosen = self.method.choose(self.state, scores, count)
+        if self.method.takes_pairs:
+            chosen = complete(chosen, scores, self.pairs)
+        chosen = chosen[:limit]
         evidence = self.state.counts()
         masked = sum(int((mask == 0).sum()) for mask in self.state.masks.values())
         self.method.apply(self.state, chosen)
@@ -191,6 +187,26 @@ class DepthPruner:
 
     def _restore(self, saved: tuple[fx.GraphModule, list[Removal], dict[str, Tensor]]) -> None:
         self.state.model, self.state.removals, self.state.masks = saved
+
+
+def removable(gm: fx.GraphModule, candidates: str, target: int | None) -> frozenset[str]:
+    """Names of the activations of a captured graph that may be removed.
+
+    Raises:
+        InputError: if there are none, or fewer than the `target`.
+    """
+    if candidates not in ("mergeable", "all"):
+        raise InputError(f"candidates is {candidates!r}; it is mergeable or all")
+    reasons = mergeable_sites(gm)
+    if not reasons:
+        raise InputError("the model calls no activation that could be removed")
+    names = frozenset(name for name, reason in reasons.items() if reason is None or candidates == "all")
+    if not names:
+        reason = next(iter(reasons.values()))
+        raise InputError(f"no activation stands between layers that could be merged ({reason}); candidates='all' removes others")
+    if target is not None and not 0 <= target <= len(names):
+        raise InputError(f"{target} layers to remove, but only {len(names)} of {len(reasons)} activations can be removed")
+    return names
 
 
 def accuracy_of(loader: Any, device: str = "cpu") -> Callable[[nn.Module], float]:

@@ -34,6 +34,7 @@ class Egp(Method):
     zero_is: ZeroIs = "off"
     rewind: bool = False
     name = "egp"
+    takes_pairs = False  # only a layer of entropy 0 is removed
 
     def __post_init__(self) -> None:
         check_fraction(self.zeta)

@@ -28,8 +28,8 @@ def prune_smallest(weight: Tensor, mask: Tensor | None, amount: int) -> Tensor:
     Returns:
         A float mask of the shape of `weight`.
     """
-    mask = torch.ones_like(weight) if mask is None else mask.clone()
-    alive = mask.flatten().nonzero().flatten()
+    flat = torch.ones(weight.numel(), device=weight.device) if mask is None else mask.flatten().clone()
+    alive = flat.nonzero().flatten()
     order = weight.detach().abs().flatten()[alive].argsort(stable=True)
-    mask.view(-1)[alive[order[:amount]]] = 0.0
-    return mask
+    flat[alive[order[:amount]]] = 0.0
+    return flat.reshape(weight.shape)

@@ -50,6 +50,7 @@ class DepthMethod(Protocol):
     """One published way to find layers that a network can lose."""
 
     name: str
+    takes_pairs: bool  # whether a site may be removed along with its other half (see `depthprune.pairs`)
 
     def prepare(self, state: State) -> None:
         """Change the model once before the first round (Layer Folding puts its slopes in); most do nothing."""
@@ -80,6 +81,7 @@ class Method:
 
     tolerance: float = 0.01
     name = "method"
+    takes_pairs = True
 
     def prepare(self, state: State) -> None:
         """Nothing to prepare."""
