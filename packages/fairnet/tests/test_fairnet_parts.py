@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from edge_shared.errors import InputError
-from fairnet.data.biased import COLOURS, assign_groups, biased_images, colour
+from fairnet.data.biased import COLOURS, biased_images, colour
 from fairnet.data.parts import Part
-from fairnet.data.table import equal_cells, read_image_table
-from fairnet.gates import Gate, GatedNetwork, two_sigmoid
-from fairnet.geometry import Moment, alignment, alignment_weights, boundary_distances, centroids, group_weights, measure, revealing_moment
+from fairnet.data.planting import assign_groups
+from fairnet.data.rows import equal_cells
+from fairnet.data.table import read_image_table
+from fairnet.gates import Gate, GatedNetwork, threshold, two_sigmoid
+from fairnet.geometry import (
+    Moment,
+    alignment,
+    alignment_weights,
+    balanced_grid_weights,
+    boundary_distances,
+    centroids,
+    group_weights,
+    measure,
+    revealing_moment,
+)
 from fairnet.information import InformationHead, bias_of_estimate, mutual_information
-from fairnet.networks import SmallNet, channel_units, extract, head_of
+from fairnet.networks import MlpNet, SmallNet, Unit, extract, gate_sites, head_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -97,6 +111,19 @@ def test_alignment_weights_balance_each_class(pairs: list[tuple[int, int]]) -> N
             assert aligned + conflicting == here.sum()
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=80))
+def test_balanced_grid_weights_restore_the_mass_of_independence(pairs: list[tuple[int, bool]]) -> None:
+    labels, follows = (np.array(column) for column in zip(*pairs, strict=True))
+    weights = balanced_grid_weights(follows, labels, 4)
+    for label in np.unique(labels):
+        here = labels == label
+        aligned, conflicting = weights[here & follows].sum(), weights[here & ~follows].sum()
+        assert aligned + conflicting == pytest.approx(here.sum())
+        if (here & follows).any() and (here & ~follows).any():
+            assert aligned == pytest.approx(here.sum() / 4)  # one of four groups goes with the label
+
+
 def test_group_weights_balance_the_cells() -> None:
     labels, groups = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
     weights = group_weights(labels, groups)
@@ -175,12 +202,22 @@ def test_the_gate_function() -> None:
     torch.testing.assert_close(above.grad, 2 * s * (1 - s) / 0.5)  # an open gate can still close
 
 
+def test_the_gate_that_is_always_hard() -> None:
+    gate = torch.tensor([-0.3, 0.0, 0.4], dtype=torch.double, requires_grad=True)
+    value = threshold(gate, 0.5)
+    assert value.tolist() == [0, 1, 1]
+    value.sum().backward()
+    s = torch.sigmoid(gate.detach() / 0.5)
+    assert gate.grad is not None
+    torch.testing.assert_close(gate.grad, s * (1 - s) / 0.5)
+
+
 @pytest.mark.parametrize("granularity", ["weights", "channels"])
 def test_open_gates_change_nothing_and_closing_leaves_the_weights(granularity: str) -> None:
     torch.manual_seed(0)
     model, x = SmallNet(4).eval(), torch.randn(2, 3, 12, 12)
     before, state = model(x), {name: value.clone() for name, value in model.state_dict().items()}
-    sites = [(unit, unit.conv.out_channels) for unit in channel_units(model)] if granularity == "channels" else []
+    sites = [(unit, unit.gate_shape) for unit in gate_sites(model)] if granularity == "channels" else []
     gated = GatedNetwork(model, granularity, sites)  # type: ignore[arg-type]
     assert torch.equal(model(x), before)
     assert gated.kept_share() == 1
@@ -202,11 +239,12 @@ def test_open_gates_change_nothing_and_closing_leaves_the_weights(granularity: s
 def test_the_smaller_network_has_equal_logits(seed: int, share: float) -> None:
     torch.manual_seed(seed)
     model, x = SmallNet(5).eval(), torch.randn(3, 3, 16, 16)
-    for unit in channel_units(model):  # norms as after training
+    for unit in gate_sites(model):  # norms as after training
+        assert isinstance(unit, Unit)
         nn.init.normal_(unit.norm.running_mean)  # type: ignore[arg-type]
         nn.init.uniform_(unit.norm.bias, -1, 1)
-    masks = [torch.rand(unit.conv.out_channels, 1, 1) < share for unit in channel_units(model)]
-    gated = GatedNetwork(model, "channels", [(unit, unit.conv.out_channels) for unit in channel_units(model)])
+    masks = [torch.rand(unit.gate_shape) < share for unit in gate_sites(model)]
+    gated = GatedNetwork(model, "channels", [(unit, unit.gate_shape) for unit in gate_sites(model)])
     gated.load_masks(masks)
     gated.set(hard=True)
     expected = model(x)
@@ -214,6 +252,24 @@ def test_the_smaller_network_has_equal_logits(seed: int, share: float) -> None:
     smaller = extract(model, masks)
     torch.testing.assert_close(smaller(x), expected, atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in smaller.parameters()) <= sum(p.numel() for p in model.parameters())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.0, 1.0))
+def test_the_smaller_perceptron_has_equal_logits(seed: int, share: float) -> None:
+    torch.manual_seed(seed)
+    model, x = MlpNet(5, 48, widths=(9, 7, 6)).eval(), torch.randn(3, 3, 4, 4)
+    masks = [torch.rand(unit.gate_shape) < share for unit in gate_sites(model)]
+    gated = GatedNetwork(model, "channels", [(unit, unit.gate_shape) for unit in gate_sites(model)])
+    gated.load_masks(masks)
+    gated.set(hard=True)
+    expected = model(x)
+    gated.close()
+    smaller = extract(model, masks)
+    torch.testing.assert_close(smaller(x), expected, atol=1e-5, rtol=1e-5)
+    widths = [max(int(mask.sum()), 1) for mask in masks]
+    sizes = [48, *widths, 5]
+    assert sum(p.numel() for p in smaller.parameters()) == sum(a * b + b for a, b in itertools.pairwise(sizes))
 
 
 def test_a_planted_shortcut_is_cut() -> None:
@@ -226,7 +282,7 @@ def test_a_planted_shortcut_is_cut() -> None:
     with torch.no_grad():
         model[2].weight.copy_(torch.tensor([[-0.5] * 4 + [-1.0] * 4, [0.5] * 4 + [1.0] * 4]))
         model[2].bias.zero_()
-    gated, head = GatedNetwork(model, "channels", [(model[0], 8)]), InformationHead(8, 2)
+    gated, head = GatedNetwork(model, "channels", [(model[0], (8, 1, 1))]), InformationHead(8, 2)
     optimizer, reader = torch.optim.Adam(gated.parameters(), lr=0.05), torch.optim.SGD(head.parameters(), lr=0.1)
     gated.set(tau=0.5)
     for _ in range(150):
@@ -282,7 +338,7 @@ def test_published_counts_of_biased_mnist() -> None:
 
 
 def test_colours() -> None:
-    grey = np.zeros((1, 4, 4), dtype=np.uint8)
+    grey = np.zeros((1, 24, 24), dtype=np.uint8)
     grey[0, 1, 1] = 7
     image = colour(grey, np.array([3]))
     assert image[0, 1, 1].tolist() == [255, 255, 255]
@@ -338,6 +394,8 @@ def test_own_images(tmp_path: Path) -> None:
         (lambda text: text.replace("dog", "cat"), "two classes"),
         (lambda text: text.replace("cat,in,test", "fish,in,test"), "label 'fish' does not occur"),
         (lambda text: text.replace("cat,in,train", "cat,,train"), "empty group"),
+        (lambda text: text.replace("dog,out,test", "dog,moon,test"), "group 'moon' has no training image"),
+        (lambda text: text + "0.png,cat,in,train,surplus\n", "more cells than the header"),
     ],
 )
 def test_bad_tables(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -345,6 +403,21 @@ def test_bad_tables(tmp_path: Path, change, words: str) -> None:  # type: ignore
     file.write_text(change(file.read_text()))
     with pytest.raises(InputError, match=words):
         read_image_table(file, size=8)
+
+
+def test_numbers_out_of_range_are_said() -> None:
+    data = biased_images("digits", rho=0.9, train=300, val=40, balanced=60, seed=0)
+    for part, field, words in (("train", "y", "labels of train run from 0 to 10"), ("test", "b", "groups of test run from 0 to 10")):
+        old = getattr(data, part)
+        changed = {"x": old.x, "y": old.y, "b": old.b, field: getattr(old, field).copy()}
+        changed[field][0], changed[field][1] = 10, 0
+        with pytest.raises(InputError, match=words):
+            replace(data, **{part: Part(**changed)})
+    with pytest.raises(InputError, match="the val part has no images"):
+        replace(data, val=data.val.take(np.array([], dtype=np.int64)))
+    only = replace(data, balanced=data.balanced.take(np.flatnonzero(data.balanced.b != 4)))
+    with pytest.raises(InputError, match="colour 'magenta' has no image"):
+        only.need_balance("ffw")
 
 
 def test_equal_cells() -> None:

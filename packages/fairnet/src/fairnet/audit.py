@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -120,7 +120,7 @@ def read_predictions(path: str | Path, label: str = "label", prediction: str = "
 def audit(
     predictions: Predictions,
     *,
-    aligned: dict[str, str] | None = None,
+    aligned: Mapping[str, str | Sequence[str]] | None = None,
     positive: str | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
@@ -131,7 +131,7 @@ def audit(
 
     Args:
         predictions: what `read_predictions` gives.
-        aligned: which group goes with each label, for aligned and conflicting accuracy; where labels and groups have the same
+        aligned: which group (or groups) goes with each label, for aligned and conflicting accuracy; where labels and groups have the same
             names, each label goes with its own.
         positive: the class of parity and odds; the worst over all classes if omitted.
         confidence: level of the intervals.
@@ -158,10 +158,11 @@ def audit(
     if aligned is None and set(groups) >= set(predictions.label):
         aligned = {name: name for name in set(predictions.label)}
     mask = np.zeros(counts.shape[:2], dtype=bool)
-    for name, group in (aligned or {}).items():
-        if name not in row or group not in column:
-            raise InputError(f"aligned pair {name}={group}: classes are {', '.join(labels)}; groups are {', '.join(groups)}")
-        mask[row[name], column[group]] = True
+    for name, together in (aligned or {}).items():
+        for group in (together,) if isinstance(together, str) else together:
+            if name not in row or group not in column:
+                raise InputError(f"aligned pair {name}={group}: classes are {', '.join(labels)}; groups are {', '.join(groups)}")
+            mask[row[name], column[group]] = True
     large = counts.sum(2) >= max(min_group, 1)
     if not large.any():
         raise InputError(f"no (label, group) cell has {min_group} rows; the largest has {counts.sum(2).max()}")

@@ -12,17 +12,33 @@ from edge_shared.errors import CheckFailed, InputError, require
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fairnet.data.parts import BiasedSet
-
 app = application("fairnet", "Find the shortcut in an image model, cut it out, prove it.")
 
 DataOption = Annotated[
-    str, typer.Option("--data", help="CSV of your own images (path, label, group, split), or an image set to plant a colour shortcut in.")
+    str,
+    typer.Option(
+        "--data",
+        help="CSV of your own images (path, label, group, split), a folder (see --layout), or an image set to plant a shortcut in.",
+    ),
 ]
-Rho = Annotated[float, typer.Option("--rho", help="Share of images whose planted colour goes with the class.", min=0, max=1)]
+Layout = Annotated[
+    str | None, typer.Option("--layout", help="How --data is laid out: csv, waterbirds, celeba, bar, bffhq or imagenet9; none: plant.")
+]
+Plant = Annotated[str, typer.Option("--plant", help="Shortcut to plant: colour, two-colours, spuco (pairs of classes) or corruption.")]
+Balanced = Annotated[
+    int, typer.Option("--balanced", help="Images of the balanced part of a planted set, for ffw, dfr and control masks.", min=10)
+]
+Granularity = Annotated[
+    str | None,
+    typer.Option("--granularity", help="What masks cut: channels or weights; channels for the networks small and mlp if omitted."),
+]
+Gamma = Annotated[float, typer.Option("--gamma", help="Weight of the mutual information in masks.", min=0)]
+Batch = Annotated[int, typer.Option("--batch-size", help="Images a step.", min=1)]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="0.05 (SGD), for mlp 0.001 (Adam) if omitted.", min=0)]
+Rho = Annotated[float, typer.Option("--rho", help="Share of images whose planted shortcut goes with the class.", min=0, max=1)]
 Images = Annotated[int, typer.Option("--images", help="Training images of a planted set.", min=10)]
 Epochs = Annotated[int, typer.Option("--epochs", help="Epochs of every training phase.", min=1)]
-Model = Annotated[str, typer.Option("--model", help="small, or a torchvision classifier such as resnet18.")]
+Model = Annotated[str, typer.Option("--model", help="small (4 convolutions), mlp, or a torchvision classifier such as resnet18.")]
 Size = Annotated[int | None, typer.Option("--size", help="Pixels a side; the data's own if omitted (64 for a CSV).", min=4, max=1024)]
 
 
@@ -95,10 +111,14 @@ def audit(
 @app.command()
 def discover(
     data: DataOption = "digits",
+    layout: Layout = None,
+    plant: Plant = "colour",
     rho: Rho = 0.9,
     images: Images = 6000,
     model: Model = "small",
     epochs: Epochs = 10,
+    batch_size: Batch = 100,
+    learning_rate: Rate = None,
     size: Size = None,
     seed: Seed = 0,
     out: Out = None,
@@ -109,12 +129,16 @@ def discover(
     require("torch", "fairnet[torch]")
     from edge_shared.files import open_run
 
+    from fairnet.data.choose import load
     from fairnet.debias import discover_to
     from fairnet.methods._train import Settings
 
-    work = open_run(out, resume, {"data": data, "rho": rho, "images": images, "model": model, "epochs": epochs, "size": size, "seed": seed})
-    loaded, c = _load(work.config), work.config
-    found = discover_to(loaded, Settings(model=c["model"], epochs=c["epochs"], seed=c["seed"]), work)
+    source = {"data": data, "layout": layout, "plant": plant, "rho": rho, "images": images, "size": size}
+    training = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
+    work = open_run(out, resume, {"source": source, "training": training, "seed": seed})
+    c = work.config
+    loaded = load(**c["source"], seed=c["seed"])
+    found = discover_to(loaded, Settings(**c["training"], seed=c["seed"]), work)
 
     def show(console: Console) -> None:
         console.print(
@@ -131,11 +155,21 @@ def discover(
 @app.command()
 def debias(
     data: DataOption = "digits",
-    method: Annotated[str, typer.Option("--method", help="voronoi, ffw, voronoi-ffw, jtt, lff, dfr, reweight or groupdro.")] = "voronoi",
+    layout: Layout = None,
+    plant: Plant = "colour",
+    method: Annotated[
+        str,
+        typer.Option("--method", help="voronoi, ffw, voronoi-ffw, bise, jtt, lff, dfr, reweight, groupdro, random-mask or magnitude-mask."),
+    ] = "voronoi",
+    granularity: Granularity = None,
+    gamma: Gamma = 1.0,
     rho: Rho = 0.9,
     images: Images = 6000,
+    balanced: Balanced = 1000,
     model: Model = "small",
     epochs: Epochs = 30,
+    batch_size: Batch = 100,
+    learning_rate: Rate = None,
     size: Size = None,
     seed: Seed = 0,
     out: Out = None,
@@ -146,16 +180,20 @@ def debias(
     require("torch", "fairnet[torch]")
     from edge_shared.files import open_run
 
+    from fairnet.data.choose import load
     from fairnet.debias import debias as run_debias
     from fairnet.methods import method as find
     from fairnet.methods._train import Settings
     from fairnet.words import percent
 
     find(method)
-    settings = {"data": data, "method": method, "rho": rho, "images": images, "model": model, "epochs": epochs, "size": size, "seed": seed}
-    work = open_run(out, resume, settings)
+    source = {"data": data, "layout": layout, "plant": plant, "rho": rho, "images": images, "balanced": balanced, "size": size}
+    training = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
+    masks = {"granularity": granularity, "gamma": gamma}
+    work = open_run(out, resume, {"source": source, "training": training, "masks": masks, "method": method, "seed": seed})
     c = work.config
-    result = run_debias(_load(c), c["method"], Settings(model=c["model"], epochs=c["epochs"], seed=c["seed"]), work)
+    loaded = load(**c["source"], seed=c["seed"])
+    result = run_debias(loaded, c["method"], Settings(**c["training"], seed=c["seed"]), work, **c["masks"])
 
     def show(console: Console) -> None:
         rows: list[list[Any]] = [
@@ -180,60 +218,73 @@ def debias(
 
 @app.command()
 def compare(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the cells and the summary; a second call goes on where the first stopped.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of cells, table and report; a second call goes on where the first one stopped.")
+    ],
     data: DataOption = "digits",
-    methods: Annotated[
-        str, typer.Option("--methods", help="Names joined by commas; vanilla is always run.")
-    ] = "voronoi,ffw,voronoi-ffw,dfr,jtt",
-    rho: Annotated[str, typer.Option("--rho", help="Shares joined by commas.")] = "0.9,0.95",
+    layout: Layout = None,
+    plant: Plant = "colour",
+    methods: Annotated[str, typer.Option("--methods", help="Names joined by commas, or all; vanilla is always run.")] = "all",
+    granularity: Granularity = None,
+    gamma: Gamma = 1.0,
+    rho: Annotated[str, typer.Option("--rho", help="Shares joined by commas; one is enough for data that is not planted.")] = "0.9",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs per cell; each draws data, colours and weights anew.", min=1)] = 5,
     images: Images = 6000,
+    balanced: Balanced = 1000,
     model: Model = "small",
     epochs: Epochs = 30,
+    batch_size: Batch = 100,
+    learning_rate: Rate = None,
+    size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Methods side by side over shares and seeds, with paired intervals; resumable."""
+    """Methods side by side over shares and seeds, with paired intervals, as a table and a report; goes on where it was stopped."""
     require("torch", "fairnet[torch]")
-    from edge_shared.files import write_json
+    from edge_shared.cli import say
 
     from fairnet.compare import compare as run_compare
+    from fairnet.compare import write_report
+    from fairnet.data.choose import load
+    from fairnet.methods import METHODS
     from fairnet.methods import method as find
+    from fairnet.plots import difference
 
-    names = [name.strip() for name in methods.split(",")]
+    names = list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")]
     for name in names:
         find(name)
     try:
         shares = [float(share) for share in rho.split(",")]
     except ValueError:
         raise InputError(f"--rho {rho!r}: write shares joined by commas, such as 0.9,0.95") from None
-    result = run_compare(data, names, shares, range(seeds), images=images, epochs=epochs, model=model, out=out)
-    write_json(out / "compare.json", result)
+    source: dict[str, Any] = {"data": data, "layout": layout, "plant": plant, "images": images, "balanced": balanced, "size": size}
+    first = load(**source, rho=shares[0])  # bad data ends the command here, with its one line, not in every cell
+    if not first.attributes and methods == "all":
+        names = [name for name in names if name in ("vanilla", "voronoi", "voronoi-ffw", "jtt", "lff")]
+    training = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
+    result = run_compare(source, names, shares, range(seeds), settings=training, out=out, granularity=granularity, gamma=gamma)
+    settings = {**source, **training, "rho": shares, "seeds": seeds, "granularity": granularity, "gamma": gamma}
+    write_report(out, result, "fairnet compare", settings, first.synthetic)
+    for one in result["failed"]:
+        say(f"{one['parameters']['method']} at seed {one['parameters']['seed']}: {one['error']}")
 
     def show(console: Console) -> None:
         for share, found in result["summary"].items():
-            rows: list[list[Any]] = []
-            for name, values in found.items():
-                one = values.get("unbiased")
-                if one:
-                    change = (
-                        "" if one["low"] is None else f"{100 * one['difference']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
-                    )
-                    rows.append([name, f"{100 * one['mean']:.1f}", change])
-            console.print(
-                table(
-                    f"rho {share}: unbiased test accuracy over {seeds} seeds",
-                    ["method", "mean, %", "paired difference to vanilla, points [95 %]"],
-                    rows,
-                )
-            )
+            rows = [
+                [
+                    name,
+                    difference(row.get("unbiased")),
+                    difference(row.get("conflicting") or row.get("worst_class")),
+                    difference(row.get("aligned")),
+                ]
+                for name, row in found.items()
+            ]
+            console.print(table(f"rho {share}, {seeds} seeds, %", ["method", "unbiased", "conflicting (or worst class)", "aligned"], rows))
+        console.print("in parentheses: paired difference to vanilla in points [95 %]")
+        console.print(f"report: {out}/report.html")
 
-    emit(result["summary"], as_json, show)
-
-
-def _load(config: dict[str, Any]) -> BiasedSet:
-    from fairnet.debias import load
-
-    return load(config["data"], rho=config["rho"], images=config["images"], seed=config["seed"], size=config["size"])
+    emit({"metrics": result["summary"], "artifacts": {"folder": out}, "failed": result["failed"]}, as_json, show)
+    if result["failed"] and not any("result" in one for one in result["cells"]):
+        raise CheckFailed("every run failed; see above")
 
 
 def main() -> int:

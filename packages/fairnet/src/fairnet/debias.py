@@ -15,11 +15,13 @@ from edge_shared.artifacts import save_model
 from edge_shared.errors import InputError
 from edge_shared.files import Run, write_text
 from edge_shared.report import DataInfo, Result, write_html, write_result
+from numpy.typing import NDArray
 from torch import nn
 
 from fairnet import plots
-from fairnet.data import BiasedSet, biased_images, read_image_table
-from fairnet.methods import method, vanilla
+from fairnet.data.parts import BiasedSet
+from fairnet.gates import Granularity
+from fairnet.methods import apply, vanilla
 from fairnet.methods._train import Settings, tensors
 from fairnet.methods.voronoi import Discovery, discover
 from fairnet.score import Score, audit_of, score
@@ -36,20 +38,23 @@ class Debiased:
     cost: dict[str, Any]
 
 
-def load(data: str, *, rho: float, images: int, seed: int, size: int | None) -> BiasedSet:
-    """Data of `--data`: a CSV of one's own images, or a planted colour shortcut on an image set."""
-    if Path(data).suffix == ".csv":
-        return read_image_table(data, size=size or 64)
-    return biased_images(data, rho=rho, train=images, seed=seed, size=size)
+def debias(
+    data: BiasedSet, name: str, settings: Settings, run: Run, *, granularity: Granularity | None = None, gamma: float = 1.0
+) -> Debiased:
+    """Train the biased network and the method, compare them, and write everything into the run's folder.
 
-
-def debias(data: BiasedSet, name: str, settings: Settings, run: Run) -> Debiased:
-    """Train the biased network and the method, compare them, and write everything into the run's folder."""
-    started = time.perf_counter()
-    before_model = vanilla.run(data, settings, run.path).model
+    Args:
+        data: what to work on.
+        name: of the method.
+        settings: network, recipe and seed.
+        run: the folder.
+        granularity, gamma: of masks, see `fairnet.methods.apply`.
+    """
     if name == "vanilla":
         raise InputError("method vanilla is what the others are compared with; choose another")
-    outcome = method(name)(data, settings, run.path)
+    started = time.perf_counter()
+    before_model = vanilla.run(data, settings, run.path).model
+    outcome = apply(name, data, settings, run.path, granularity=granularity, gamma=gamma)
     seconds = time.perf_counter() - started
     before, before_predictions = score(before_model, data)
     after, after_predictions = score(outcome.model, data)
@@ -58,9 +63,10 @@ def debias(data: BiasedSet, name: str, settings: Settings, run: Run) -> Debiased
     artifact = save_model(
         run.path / "model", outcome.model.eval(), example, classes=data.classes, normalisation={"mean": data.mean, "std": data.std}
     )
-    details = {key: value for key, value in outcome.details.items() if key not in ("moments", "history")}
+    details = {key: value for key, value in outcome.details.items() if key not in ("moments", "history", "schedule")}
     result = Debiased(name, before, after, details, cost | {"onnx_max_abs_error": artifact["onnx_max_abs_error"]})
     audit = audit_of(after_predictions, data, settings.seed)
+    write_predictions(run.path / "predictions.csv", after_predictions, data)
     figures = plots.debias_figures(run.path, data, outcome.details, before_predictions, after_predictions)
     for leftover in run.path.glob("*.safetensors"):
         leftover.unlink()
@@ -68,16 +74,26 @@ def debias(data: BiasedSet, name: str, settings: Settings, run: Run) -> Debiased
         command="fairnet debias",
         metrics={"before": asdict(before), "after": asdict(after), "details": details, "audit": asdict(audit)},
         cost=result.cost,
-        artifacts={name: f"model/{name}" for name in artifact["files"]},
+        artifacts={name: f"model/{name}" for name in artifact["files"]} | {"predictions.csv": "predictions.csv"},
         seed=settings.seed,
         data=data_info(data),
-        settings={**asdict(settings), "method": name},
+        settings={**asdict(settings), "method": name, "granularity": granularity, "gamma": gamma},
         notes=["The shortcut is planted by a generator; the images are real." if data.synthetic else "Your own images.", CAVEAT],
     )
     write_result(run.path, record)
     write_html(run.path, f"{name} on {data.name}", plots.debias_sections(result, audit, figures), record)
     run.commit()
     return result
+
+
+def write_predictions(file: Path, predictions: NDArray[np.int64], data: BiasedSet) -> None:
+    """Test predictions as `fairnet audit` reads them: label, prediction, group."""
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(["label", "prediction", "group"])
+    for label, prediction, group in zip(data.test.y, predictions, data.test.b, strict=True):
+        writer.writerow([data.classes[int(label)], data.classes[int(prediction)], data.groups[int(group)]])
+    write_text(file, rows.getvalue())
 
 
 CAVEAT = "Group metrics describe these predictions; they do not certify fairness."
@@ -96,6 +112,7 @@ def _cost(before: nn.Module, after: nn.Module, example: torch.Tensor) -> dict[st
     result: dict[str, Any] = {}
     for key, model in (("before", before), ("after", after)):
         result[f"parameters_{key}"] = sum(parameter.numel() for parameter in model.parameters())
+        result[f"nonzero_parameters_{key}"] = sum(int((parameter != 0).sum()) for parameter in model.parameters())
         result[f"macs_{key}"] = flops.macs(trace(model.eval(), example[:1]))
     result |= latency_ratio(before, after, example[:1])
     return result
@@ -126,9 +143,9 @@ def discover_to(data: BiasedSet, settings: Settings, run: Run) -> dict[str, Any]
     said = ~found.found.aligned
     rows = io.StringIO()
     writer = csv.writer(rows)
-    writer.writerow(["row", "label", "pseudo_label", "aligned"])
+    writer.writerow(["row", "label", "pseudo_label", "aligned", *(["file"] if data.files else [])])
     for row, (label, pseudo, aligned) in enumerate(zip(data.train.y, found.found.pseudo_label, found.found.aligned, strict=True)):
-        writer.writerow([row, data.classes[int(label)], data.classes[int(pseudo)], int(aligned)])
+        writer.writerow([row, data.classes[int(label)], data.classes[int(pseudo)], int(aligned), *data.files[row : row + 1]])
     write_text(run.path / "alignment.csv", rows.getvalue())
     metrics: dict[str, Any] = {
         "revealing_step": moment.step,
@@ -136,7 +153,7 @@ def discover_to(data: BiasedSet, settings: Settings, run: Run) -> dict[str, Any]
         "conflicting": int(said.sum()),
         "conflicting_share": float(said.mean()),
         "conflicting_per_class": {name: int(said[data.train.y == index].sum()) for index, name in enumerate(data.classes)},
-        "against_true_groups": found.quality(data) if len(data.groups) == len(data.classes) else None,
+        "against_true_groups": found.quality(data),
     }
     figures = plots.discover_figures(run.path, data, found)
     for leftover in run.path.glob("*.safetensors"):

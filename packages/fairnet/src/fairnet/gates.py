@@ -1,4 +1,4 @@
-"""Gates on a frozen network (FFW, ECCV 2024): one per weight or one per output channel, with a temperature.
+"""Gates on a frozen network (FFW, ECCV 2024): one per weight or one per output channel or neuron, with a temperature.
 
 m(w) = min(1, 2 sigmoid(w / tau)): exactly 1 for w >= 0, in (0, 1) below, a hard 0/1 step as tau goes to 0. The backward pass uses
 the derivative of the unclipped function on both sides, so that an open gate can still close.
@@ -37,18 +37,39 @@ def two_sigmoid(gate: torch.Tensor, tau: float) -> torch.Tensor:
     return result
 
 
+class _Threshold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, tau: float) -> torch.Tensor:
+        soft = torch.sigmoid(gate / tau)
+        ctx.save_for_backward(soft)
+        ctx.tau = tau
+        return (soft >= 0.5).to(gate.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (soft,) = ctx.saved_tensors
+        return grads[0] * soft * (1 - soft) / ctx.tau, None
+
+
+def threshold(gate: torch.Tensor, tau: float) -> torch.Tensor:
+    """A hard gate (BISE, CVPR 2026): 1 where sigmoid(gate / tau) >= 0.5, else 0; backward as if it were the sigmoid."""
+    result: torch.Tensor = _Threshold.apply(gate, tau)
+    return result
+
+
 class Gate(nn.Module):
     """Multiplies what it is given by m(gate), or by the hard mask gate >= 0; starts fully open (gate 0)."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], straight_through: bool = False) -> None:
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(shape))
+        self.rule = threshold if straight_through else two_sigmoid
         self.tau = 1.0
         self.hard = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The gated tensor, of the same shape."""
-        return x * ((self.gate >= 0).to(x.dtype) if self.hard else two_sigmoid(self.gate, self.tau))
+        return x * ((self.gate >= 0).to(x.dtype) if self.hard else self.rule(self.gate, self.tau))
 
 
 class GatedNetwork:
@@ -58,10 +79,17 @@ class GatedNetwork:
         model: a network in evaluation mode; its parameters are frozen here.
         granularity: ``weights`` gates each weight of convolutions and linear layers (biases and norms never); ``channels``
             gates each output channel of the layers in `sites`.
-        sites: for ``channels``, modules behind whose output (B, C, H, W) a gate stands, and their C.
+        sites: for ``channels``, modules behind whose output a gate stands, and its shape: (C, 1, 1) for maps, (D,) for neurons.
+        straight_through: gates that are hard all the time, see `threshold`.
     """
 
-    def __init__(self, model: nn.Module, granularity: Granularity, sites: Sequence[tuple[nn.Module, int]] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        granularity: Granularity,
+        sites: Sequence[tuple[nn.Module, tuple[int, ...]]] = (),
+        straight_through: bool = False,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.granularity = granularity
         self.gates: list[Gate] = []
@@ -70,13 +98,13 @@ class GatedNetwork:
         if granularity == "weights":
             for module in model.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
-                    gate = Gate(tuple(module.weight.shape)).to(module.weight.device)
+                    gate = Gate(tuple(module.weight.shape), straight_through).to(module.weight.device)
                     parametrize.register_parametrization(module, "weight", gate)
                     self.gates.append(gate)
                     self._owners.append(module)
         else:
-            for site, width in sites:
-                gate = Gate((width, 1, 1))
+            for site, shape in sites:
+                gate = Gate(shape, straight_through)
                 self._hooks.append(site.register_forward_hook(lambda module, args, output, gate=gate: gate(output)))
                 self.gates.append(gate)
         if not self.gates:

@@ -130,6 +130,21 @@ def alignment_weights(found: Alignment, labels_N: Ints) -> Floats:
     return weight
 
 
+def balanced_grid_weights(aligned_N: NDArray[np.bool_], labels_N: Ints, classes: int) -> Floats:
+    """Weights that give aligned and conflicting samples the mass they have where label and shortcut are independent; mean 1.
+
+    With C classes and rho the share of aligned samples of a class: 1 / (C rho) for an aligned sample, (C - 1) / (C (1 - rho)) for a
+    conflicting one (BISE). A class with one kind only keeps weight 1 for each sample.
+    """
+    found = alignment(labels_N, np.where(aligned_N, labels_N, -1), classes)
+    rho = found.rho[labels_N]
+    both = (rho > 0) & (rho < 1)
+    weight = np.ones(len(labels_N))
+    conflicting = (classes - 1) / (classes * np.where(both, 1 - rho, 1))
+    weight[both] = np.where(aligned_N, 1 / (classes * np.where(both, rho, 1)), conflicting)[both]
+    return weight
+
+
 def group_weights(labels_N: Ints, groups_N: Ints) -> Floats:
     """Weights that make every present (label, group) cell weigh the same; mean 1."""
     _, cell, counts = np.unique(labels_N * (groups_N.max() + 1) + groups_N, return_inverse=True, return_counts=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +24,50 @@ class Unit(nn.Module):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
         return self.act(self.norm(self.conv(x_BCHW)))
+
+    @property
+    def gate_shape(self) -> tuple[int, ...]:
+        """Shape of a gate on the output: one value a channel."""
+        return (self.conv.out_channels, 1, 1)
+
+    @torch.no_grad()
+    def cut(self, keep: torch.Tensor, keep_in: torch.Tensor | None) -> None:
+        """Keep these channels (and of the input those that the unit before kept); no channel at all: one that is always zero."""
+        conv, norm = self.conv, self.norm
+        if len(keep) == 0:
+            keep = torch.tensor([0])
+            norm.weight[0], norm.bias[0] = 0.0, 0.0
+        weight = conv.weight[keep] if keep_in is None else conv.weight[keep][:, keep_in]
+        self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, conv.stride, 1, bias=False)  # type: ignore[arg-type]
+        self.conv.weight = nn.Parameter(weight.clone())
+        self.norm = nn.BatchNorm2d(len(keep), eps=norm.eps)
+        self.norm.load_state_dict({name: value[keep] if value.dim() else value for name, value in norm.state_dict().items()})
+
+
+class Neurons(nn.Module):
+    """Linear layer, ReLU."""
+
+    def __init__(self, inputs: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, out)
+        self.act = nn.ReLU()
+
+    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """(B, D) to (B, D')."""
+        return self.act(self.linear(x_BD))
+
+    @property
+    def gate_shape(self) -> tuple[int, ...]:
+        """Shape of a gate on the output: one value a neuron."""
+        return (self.linear.out_features,)
+
+    @torch.no_grad()
+    def cut(self, keep: torch.Tensor, keep_in: torch.Tensor | None) -> None:
+        """Keep these neurons; none at all: one that is always zero."""
+        if len(keep) == 0:
+            keep = torch.tensor([0])
+            self.linear.weight[0], self.linear.bias[0] = 0.0, 0.0
+        self.linear = _linear(self.linear, keep, keep_in)
 
 
 class SmallNet(nn.Module):
@@ -46,19 +91,42 @@ class SmallNet(nn.Module):
         return self.head(self.flatten(self.pool(self.units(x_BCHW))))
 
 
-def make(name: str, classes: int, seed: int) -> nn.Module:
-    """A fresh network: ``small``, or a torchvision classifier such as ``resnet18``.
+class MlpNet(nn.Module):
+    """Three hidden layers of 100 neurons on the pixels (the network of Multi-Color MNIST, DebiAN 2022), a linear classifier."""
+
+    def __init__(self, classes: int, inputs: int, widths: tuple[int, ...] = (100, 100, 100)) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        sizes = (inputs, *widths)
+        self.units = nn.Sequential(*(Neurons(*pair) for pair in zip(sizes, widths, strict=False)))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Images to logits (B, classes)."""
+        return self.head(self.units(self.flatten(x_BCHW)))
+
+
+def make(name: str, classes: int, seed: int, shape: tuple[int, int, int]) -> nn.Module:
+    """A fresh network: ``small``, ``mlp``, or a torchvision classifier such as ``resnet18``.
+
+    Args:
+        name: which.
+        classes: outputs.
+        seed: of the weights.
+        shape: (channels, height, width) of an image.
 
     Raises:
         InputError: for an unknown name.
     """
     torch.manual_seed(seed)
     if name == "small":
-        return SmallNet(classes)
+        return SmallNet(classes, in_channels=shape[0])
+    if name == "mlp":
+        return MlpNet(classes, math.prod(shape))
     import torchvision
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise InputError(f"unknown model {name!r}; use small or a torchvision classifier such as resnet18")
+        raise InputError(f"unknown model {name!r}; use small, mlp or a torchvision classifier such as resnet18")
     return torchvision.models.get_model(name, weights=None, num_classes=classes)
 
 
@@ -89,48 +157,37 @@ def bottleneck(model: nn.Module) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def channel_units(model: nn.Module) -> list[Unit]:
-    """Where channel gates can stand so that a closed one removes the channel: the units of `SmallNet`.
+def gate_sites(model: nn.Module) -> list[Unit | Neurons]:
+    """Where channel gates can stand so that a closed one removes the channel or neuron: the units of `SmallNet` and `MlpNet`.
 
     Raises:
         InputError: for another network.
     """
-    if not isinstance(model, SmallNet):
-        raise InputError(f"channel masks are for the small network; {type(model).__name__} takes --granularity weights")
-    return [unit for unit in model.units if isinstance(unit, Unit)]
+    if not isinstance(model, SmallNet | MlpNet):
+        raise InputError(f"channel masks are for the networks small and mlp; {type(model).__name__} takes --granularity weights")
+    return [unit for unit in model.units if isinstance(unit, Unit | Neurons)]
 
 
-def extract(model: nn.Module, masks: list[torch.Tensor]) -> nn.Module:
-    """The physically smaller network of channel masks: convolutions, norms and the classifier lose the closed channels.
+def extract(model: nn.Module, masks: Sequence[torch.Tensor]) -> nn.Module:
+    """The physically smaller network of channel masks: every layer and the classifier lose the closed channels.
 
-    A unit that would lose every channel keeps its first one with zero scale and shift, so that outputs stay equal.
+    A unit that would lose every channel keeps one that is always zero, so that outputs stay equal.
     """
     smaller = copy.deepcopy(model)
-    units = channel_units(smaller)
-    assert isinstance(smaller, SmallNet)
-    kept_in: torch.Tensor | None = None
+    units = gate_sites(smaller)
+    assert isinstance(smaller, SmallNet | MlpNet)
+    keep_in: torch.Tensor | None = None
     for unit, mask in zip(units, masks, strict=True):
         keep = mask.flatten().nonzero().flatten()
-        conv, norm = unit.conv, unit.norm
-        if len(keep) == 0:
-            keep = torch.tensor([0])
-            with torch.no_grad():
-                norm.weight[0], norm.bias[0] = 0.0, 0.0
-        weight = conv.weight[keep] if kept_in is None else conv.weight[keep][:, kept_in]
-        unit.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, conv.stride, 1, bias=False)  # type: ignore[arg-type]
-        unit.conv.weight = nn.Parameter(weight.detach().clone())
-        unit.norm = _norm_of(norm, keep)
-        kept_in = keep
-    assert kept_in is not None
-    head = nn.Linear(len(kept_in), smaller.head.out_features)
-    head.weight = nn.Parameter(smaller.head.weight[:, kept_in].detach().clone())
-    head.bias = nn.Parameter(smaller.head.bias.detach().clone())
-    smaller.head = head
+        unit.cut(keep, keep_in)
+        keep_in = keep if len(keep) else torch.tensor([0])
+    with torch.no_grad():
+        smaller.head = _linear(smaller.head, torch.arange(smaller.head.out_features), keep_in)
     return smaller.train(model.training)
 
 
-def _norm_of(norm: nn.BatchNorm2d, keep: torch.Tensor) -> nn.BatchNorm2d:
-    smaller = nn.BatchNorm2d(len(keep), eps=norm.eps)
-    state = {name: value[keep] if value.dim() else value for name, value in norm.state_dict().items()}
-    smaller.load_state_dict(state)
+def _linear(layer: nn.Linear, keep: torch.Tensor, keep_in: torch.Tensor | None) -> nn.Linear:
+    weight = layer.weight[keep] if keep_in is None else layer.weight[keep][:, keep_in]
+    smaller = nn.Linear(weight.shape[1], weight.shape[0])
+    smaller.weight, smaller.bias = nn.Parameter(weight.clone()), nn.Parameter(layer.bias[keep].clone())
     return smaller

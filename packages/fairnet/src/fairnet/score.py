@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ class Score:
 
     Attributes:
         accuracy: of all test images.
-        unbiased: unweighted mean over the (label, group) cells.
-        aligned, conflicting: over images whose group goes with their label, or does not; None where unknown.
+        unbiased: unweighted mean over the (label, group) cells; with several attributes over the cells of `by_alignment`, as in
+            Multi-Color MNIST.
+        aligned, conflicting: over images of which every attribute goes with the label, or any does not; None where unknown.
         worst_class: lowest accuracy of a class on its conflicting images (of a class, where unknown).
-        probe: how well a fresh linear probe reads the group from the bottleneck; 1 / groups is nothing.
+        probe: how well a fresh linear probe reads the group from the bottleneck; 1 / groups is nothing. None where groups are unknown.
+        by_alignment: with several attributes, the accuracy of each combination, such as ``left+ right-``.
     """
 
     accuracy: float
@@ -31,39 +34,51 @@ class Score:
     aligned: float | None
     conflicting: float | None
     worst_class: float
-    probe: float
+    probe: float | None
+    by_alignment: dict[str, float] = field(default_factory=dict)
 
 
 def score(model: nn.Module, data: BiasedSet) -> tuple[Score, NDArray[np.int64]]:
     """Score a network, and its test predictions."""
-    _, predictions = predict(model, data.test, data)
+    features, predictions = predict(model, data.test, data)
     y, b = data.test.y, data.test.b
     right = predictions == y
-    cells = [right[(y == label) & (b == group)].mean() for label in np.unique(y) for group in np.unique(b[y == label])]
-    paired = len(data.classes) == len(data.groups)
-    conflicting = (b != y) if paired else np.ones(len(y), dtype=bool)
+    goes = data.alignment(data.test)
+    conflicting = np.ones(len(y), dtype=bool) if goes is None else ~goes.all(0)
+    hard = conflicting if conflicting.any() else ~conflicting
+    by_alignment = {}
+    if goes is not None and len(goes) > 1:
+        for signs in itertools.product((True, False), repeat=len(goes)):
+            here = (goes == np.array(signs)[:, None]).all(0)
+            if here.any():
+                name = " ".join(a.name + ("+" if sign else "-") for a, sign in zip(data.attributes, signs, strict=True))
+                by_alignment[name] = float(right[here].mean())
+    cells = list(by_alignment.values()) or [
+        right[(y == label) & (b == group)].mean() for label in np.unique(y) for group in np.unique(b[y == label])
+    ]
     return Score(
         accuracy=float(right.mean()),
         unbiased=float(np.mean(cells)),
-        aligned=float(right[~conflicting].mean()) if paired and (~conflicting).any() else None,
-        conflicting=float(right[conflicting].mean()) if paired and conflicting.any() else None,
-        worst_class=min(float(right[conflicting & (y == label)].mean()) for label in np.unique(y[conflicting])),
-        probe=probe_accuracy(model, data),
+        aligned=float(right[~conflicting].mean()) if goes is not None and (~conflicting).any() else None,
+        conflicting=float(right[conflicting].mean()) if goes is not None and conflicting.any() else None,
+        worst_class=min(float(right[hard & (y == label)].mean()) for label in np.unique(y[hard])),
+        probe=probe_accuracy(model, data, features) if data.attributes else None,
+        by_alignment=by_alignment,
     ), predictions
 
 
 def audit_of(predictions: NDArray[np.int64], data: BiasedSet, seed: int = 0) -> Audit:
-    """The group audit of test predictions; with as many groups as classes, group i goes with class i."""
+    """The group audit of test predictions; the pairs that go together are those of the data."""
     y, b = data.test.y, data.test.b
     table = Predictions(
         tuple(data.classes[int(label)] for label in y),
         tuple(data.classes[int(label)] for label in predictions),
         tuple(data.groups[int(group)] for group in b),
     )
-    present_classes, present_groups = set(table.label) | set(table.prediction), set(table.group)
+    present_groups = set(table.group)
     pairs = {
-        label: group
-        for label, group in zip(data.classes, data.groups, strict=False)
-        if label in present_classes and group in present_groups
+        label: [group for group in groups if group in present_groups]
+        for label, groups in data.aligned_pairs.items()
+        if label in set(table.label)
     }
-    return audit(table, aligned=pairs if len(data.classes) == len(data.groups) else None, seed=seed)
+    return audit(table, aligned=pairs or None, seed=seed)

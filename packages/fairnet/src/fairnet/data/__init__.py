@@ -1,4 +1,7 @@
-"""Image sets with a known shortcut: generators from any image set, and readers of one's own tables."""
+"""Image sets with a known shortcut: generators from any image set, readers of published layouts and of one's own tables.
+
+`choose.load` finds them by name.
+"""
 
 from fairnet.data.biased import biased_images
 from fairnet.data.parts import BiasedSet, Part

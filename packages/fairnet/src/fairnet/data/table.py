@@ -1,21 +1,18 @@
-"""One's own images: a CSV with the columns path, label, group and split.
-
-Waterbirds and CelebA fit after renaming columns; `label`, `group`, `path` and `split` say which column is which.
-"""
+"""One's own images: a CSV with the columns path, label, group and split."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from edge_shared.errors import InputError
 from edge_shared.files import read_text
 
-from fairnet.data.parts import BiasedSet, Part, statistics
+from fairnet.data.parts import BiasedSet
+from fairnet.data.rows import PARTS, UNKNOWN, Row, assemble
 
-PARTS = ("train", "val", "balanced", "test")
 _NAMES = {"0": "train", "1": "val", "2": "test", "valid": "val", "validation": "val"}
 
 
@@ -25,7 +22,8 @@ def read_image_table(
     """Read images named in a CSV; paths are relative to the CSV's folder.
 
     The column `split` holds train, val, test and optionally balanced (or 0, 1, 2 for the first three). Without balanced rows, the
-    val part is cut down to equal (label, group) cells for that.
+    val part is cut down to equal (label, group) cells for that. A table without a column `group` has unknown groups: methods that
+    need none work on it.
 
     Args:
         file: the CSV.
@@ -33,60 +31,41 @@ def read_image_table(
         path, label, group, split: names of the columns.
 
     Raises:
-        InputError: a column that is missing, an unknown split, an image that cannot be read (with its line), an empty part, a label
-            or group that only one part has, one class only.
+        InputError: a column that is missing, an empty cell, an unknown split, an image that cannot be read (each with its line), an
+            empty part, a label that train lacks, one class only.
     """
     file = Path(file)
-    rows = csv.DictReader(io.StringIO(read_text(file, "image table")))
-    for column in (path, label, group, split):
-        if column not in (rows.fieldnames or []):
-            raise InputError(f"{file}: no column {column!r}; it has {', '.join(rows.fieldnames or []) or 'no header'}")
-    found: dict[str, list[tuple[np.ndarray, str, str]]] = {name: [] for name in PARTS}
-    for row in rows:
-        name = _NAMES.get(row[split], row[split])
-        if name not in found:
-            raise InputError(f"{file}:{rows.line_num}: split {row[split]!r}; use train, val, test or balanced")
-        if not row[label] or not row[group]:
-            raise InputError(f"{file}:{rows.line_num}: empty {label if not row[label] else group}")
-        found[name].append((_image(file, rows.line_num, file.parent / row[path], size), row[label], row[group]))
-    for name in ("train", "val", "test"):
-        if not found[name]:
-            raise InputError(f"{file}: no rows of split {name}")
-    classes = sorted({row[1] for row in found["train"]})
-    groups = sorted({row[2] for part in found.values() for row in part})
-    if len(classes) < 2:
-        raise InputError(f"{file}: all training labels are {classes[0]!r}; there must be two classes or more")
-    if strange := {row[1] for part in found.values() for row in part} - set(classes):
-        raise InputError(f"{file}: label {sorted(strange)[0]!r} does not occur in the training rows")
-
-    def part(name: str) -> Part:
-        rows = found[name]
-        return Part(
-            np.stack([row[0] for row in rows]),
-            np.array([classes.index(row[1]) for row in rows]),
-            np.array([groups.index(row[2]) for row in rows]),
-        )
-
-    train, val, test = part("train"), part("val"), part("test")
-    balanced = part("balanced") if found["balanced"] else equal_cells(val)
-    mean, std = statistics(train.x)
-    return BiasedSet(file.stem, tuple(classes), tuple(groups), train, val, balanced, test, synthetic=False, mean=mean, std=std)
+    rows = []
+    for line, row in read_csv(file, (path, label, split)):
+        part = _NAMES.get(row[split], row[split])
+        if part not in PARTS:
+            raise InputError(f"{file}:{line}: split {row[split]!r}; use train, val, test or balanced")
+        for column in (path, label, *((group,) if group in row else ())):
+            if not row[column]:
+                raise InputError(f"{file}:{line}: empty {column}")
+        rows.append(Row(part, file.parent / row[path], row[label], row.get(group) or UNKNOWN, f"{file}:{line}"))
+    return assemble(str(file), rows, size=size, group=group)
 
 
-def equal_cells(part: Part, seed: int = 0) -> Part:
-    """As many rows of each present (label, group) cell as the smallest has."""
-    random = np.random.default_rng(seed)
-    cells = part.y * (part.b.max() + 1) + part.b
-    names, counts = np.unique(cells, return_counts=True)
-    rows = [random.permutation(np.flatnonzero(cells == name))[: counts.min()] for name in names]
-    return part.take(np.sort(np.concatenate(rows)))
+def read_csv(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with a header, with their line numbers.
 
-
-def _image(file: Path, line: int, path: Path, size: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
+    Raises:
+        InputError: a column that is missing, a broken line, a file without rows.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(file, "table")), strict=True, restval="")
+    names = rows.fieldnames or []
+    for column in columns:
+        if column not in names:
+            raise InputError(f"{file}: no column {column!r}; it has {', '.join(names) or 'no header'}")
+    empty = True
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}:{line}: cannot read image {path}: {str(error).splitlines()[0]}") from error
+        for row in rows:
+            empty = False
+            if None in row:
+                raise InputError(f"{file}:{rows.line_num}: more cells than the header has columns")
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{file}:{rows.line_num}: {error}") from error
+    if empty:
+        raise InputError(f"{file} has a header but no rows")

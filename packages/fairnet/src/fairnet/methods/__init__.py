@@ -1,4 +1,4 @@
-"""One file per method; each has ``run(data, settings, folder) -> Outcome``. `METHODS` is their table of contents."""
+"""One file per method; each has ``run(data, settings, folder) -> Outcome``, masks also a config. `METHODS` is their table of contents."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edge_shared.errors import InputError
 
 if TYPE_CHECKING:
     from fairnet.data.parts import BiasedSet
+    from fairnet.gates import Granularity
     from fairnet.methods._train import Outcome, Settings
 
 METHODS = {
@@ -18,16 +19,56 @@ METHODS = {
     "voronoi": "finds the shortcut itself; trains a new network",
     "ffw": "knows the groups of a small balanced set; cuts the biased network, no weight changes",
     "voronoi-ffw": "finds the shortcut itself; cuts the biased network, no weight changes",
+    "bise": "knows the group of every training image; cuts the biased network, no weight changes",
     "jtt": "no labels; trains twice",
     "lff": "no labels; trains two networks",
     "dfr": "knows a small balanced set; refits the last layer",
     "reweight": "knows the group of every training image",
     "groupdro": "knows the group of every training image",
+    "random-mask": "control of ffw: the best of 20 random masks of its sparsity",
+    "magnitude-mask": "control of ffw: cuts the smallest weights, as many",
 }
-_FILES = {"voronoi-ffw": "voronoi_ffw", "groupdro": "group_dro"}
+_FILES = {"groupdro": "group_dro"}
 
 
-def method(name: str) -> Callable[[BiasedSet, Settings, Path | None], Outcome]:
+MASKS = ("ffw", "voronoi-ffw", "bise", "random-mask", "magnitude-mask")
+"""Methods that cut the biased network."""
+
+
+def apply(
+    name: str,
+    data: BiasedSet,
+    settings: Settings,
+    folder: Path | None = None,
+    *,
+    granularity: Granularity | None = None,
+    gamma: float = 1.0,
+) -> Outcome:
+    """Run a method.
+
+    Args:
+        name: one of `METHODS`.
+        data: what it learns on.
+        settings: network, recipe and seed.
+        folder: where trainings are kept, to go on with and to share between methods that start from the same network.
+        granularity: of masks: ``channels`` for the networks small and mlp, ``weights`` for others, unless told.
+        gamma: of masks, weight of the mutual information.
+
+    Raises:
+        InputError: for an unknown name, or groups that the method needs and the data lack.
+    """
+    run = method(name)
+    if name not in MASKS:
+        return run(data, settings, folder)
+    granularity = granularity or ("channels" if settings.model in ("small", "mlp") else "weights")
+    from fairnet.methods.bise import BiseConfig
+    from fairnet.methods.ffw import FfwConfig
+
+    kind = BiseConfig if name == "bise" else FfwConfig
+    return run(data, settings, folder, kind(granularity=granularity, gamma=gamma))
+
+
+def method(name: str) -> Callable[..., Outcome]:
     """The `run` of a method by name.
 
     Raises:
@@ -35,5 +76,5 @@ def method(name: str) -> Callable[[BiasedSet, Settings, Path | None], Outcome]:
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    run: Callable[[BiasedSet, Settings, Path | None], Outcome] = import_module(f"fairnet.methods.{_FILES.get(name, name)}").run
+    run: Callable[..., Outcome] = import_module(f"fairnet.methods.{_FILES.get(name, name.replace('-', '_'))}").run
     return run

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from edge_shared.training import Step, TrainConfig, fit
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from fairnet import networks
 from fairnet.data.parts import BiasedSet, Part
@@ -26,25 +26,40 @@ class Settings:
     """What all methods train with, so that they compare: the same network, recipe and seed.
 
     Attributes:
-        model: ``small`` or a torchvision classifier.
+        model: ``small``, ``mlp`` or a torchvision classifier.
         epochs: of every training phase.
-        batch_size, lr, weight_decay: SGD with momentum 0.9, cosine to 0.
+        batch_size, weight_decay: of every step; the learning rate falls to 0 along a cosine.
+        optimizer: ``sgd`` with momentum 0.9, or ``adam``; by default adam for ``mlp`` (as DebiAN trains it; SGD fast enough to learn
+            the digits diverges under group weights there) and sgd for networks with norms.
+        lr: by default 0.05 for sgd, 0.001 for adam.
         seed: of weights and data order.
     """
 
     model: str = "small"
     epochs: int = 12
     batch_size: int = 100
-    lr: float = 0.05
+    optimizer: Literal["sgd", "adam"] | None = None
+    lr: float | None = None
     weight_decay: float = 1e-4
     seed: int = 0
+
+    @property
+    def rule(self) -> Literal["sgd", "adam"]:
+        """The optimiser in use."""
+        return self.optimizer or ("adam" if self.model == "mlp" else "sgd")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in use."""
+        return self.lr if self.lr is not None else {"sgd": 0.05, "adam": 0.001}[self.rule]
 
     def config(self, epochs: int | None = None, seed: int | None = None) -> TrainConfig:
         """The shared training loop's settings."""
         return TrainConfig(
             epochs=self.epochs if epochs is None else epochs,
             batch_size=self.batch_size,
-            lr=self.lr,
+            optimizer=self.rule,
+            lr=self.rate,
             weight_decay=self.weight_decay,
             seed=self.seed if seed is None else seed,
         )
@@ -62,18 +77,40 @@ class Outcome:
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
 
+def fresh(data: BiasedSet, settings: Settings, offset: int = 0) -> nn.Module:
+    """An untrained network for the data; the same weights for the same seed (and offset)."""
+    return networks.make(settings.model, len(data.classes), settings.seed + offset, data.shape)
+
+
+class Rows:
+    """Images kept as uint8; a whole batch is fetched and normalised at once."""
+
+    def __init__(self, part: Part, data: BiasedSet) -> None:
+        self.images = torch.tensor(np.ascontiguousarray(part.x.transpose(0, 3, 1, 2)))
+        self.labels, self.groups = torch.tensor(part.y), torch.tensor(part.b)
+        self.mean, self.std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (data.mean, data.std))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        index = torch.as_tensor(rows)
+        return (self.images[index].float() / 255 - self.mean) / self.std, self.labels[index], self.groups[index], index
+
+
 def tensors(part: Part, data: BiasedSet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Normalised float images (N, 3, H, W), labels and groups."""
-    x = torch.tensor(np.ascontiguousarray(part.x.transpose(0, 3, 1, 2))).float() / 255
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (data.mean, data.std))
-    return (x - mean) / std, torch.tensor(part.y), torch.tensor(part.b)
+    return Rows(part, data).__getitems__(range(len(part)))[:3]
 
 
 def loader(part: Part, data: BiasedSet, batch_size: int, seed: int) -> DataLoader[Any]:
     """Shuffled batches (images, labels, groups, rows)."""
-    x, y, b = tensors(part, data)
     generator = torch.Generator().manual_seed(seed)
-    return DataLoader(TensorDataset(x, y, b, torch.arange(len(y))), batch_size=batch_size, shuffle=True, generator=generator)
+    return DataLoader(Rows(part, data), batch_size=batch_size, shuffle=True, generator=generator, collate_fn=_whole)  # type: ignore[arg-type]
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch
 
 
 def train(
@@ -88,9 +125,13 @@ def train(
     parameters: Any = None,
     on_step: Callable[[Step], None] | None = None,
     extra: dict[str, Any] | None = None,
+    stop_after: int | None = None,
     description: str = "training",
 ) -> nn.Module:
-    """Train on `part` with `loss` of (model, batch); resumes from `checkpoint` where it exists."""
+    """Train on `part` with `loss` of (model, batch); resumes from `checkpoint` where it exists.
+
+    `stop_after` epochs the run ends, on the learning rates of the whole: the network as it was at that moment.
+    """
     batches = loader(part, data, settings.batch_size, settings.seed)
     fit(
         model,
@@ -101,6 +142,7 @@ def train(
         checkpoint=checkpoint,
         parameters=parameters,
         on_step=on_step,
+        on_epoch=None if stop_after is None else (lambda epoch: epoch.epoch + 1 >= stop_after),
         extra=extra,
         device="cpu" if not torch.cuda.is_available() else "auto",
         description=description,
@@ -127,14 +169,15 @@ def weighted(weights_N: NDArray[np.floating]) -> Loss:
 @torch.no_grad()
 def predict(model: nn.Module, part: Part, data: BiasedSet, *, batch_size: int = 500) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Bottleneck features (N, D) and predicted classes (N,), in evaluation mode; training flags are put back."""
-    x, _, _ = tensors(part, data)
+    rows = Rows(part, data)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     device = next(model.parameters()).device
     features, predictions = [], []
     with networks.bottleneck(model) as caught:
-        for start in range(0, len(x), batch_size):
-            predictions.append(model(x[start : start + batch_size].to(device)).argmax(1).cpu())
+        for start in range(0, len(rows), batch_size):
+            x = rows.__getitems__(range(start, min(start + batch_size, len(rows))))[0]
+            predictions.append(model(x.to(device)).argmax(1).cpu())
             features.append(caught[0].cpu())
     for module, mode in modes.items():
         module.training = mode

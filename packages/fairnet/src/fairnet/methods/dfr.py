@@ -14,6 +14,7 @@ from fairnet.methods._train import Outcome, Settings, predict
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None) -> Outcome:
     """Logistic regression on standardised features of the balanced part, folded back into the classifier."""
+    data.need_balance("dfr")
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 

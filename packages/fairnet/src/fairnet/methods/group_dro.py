@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fairnet import networks
 from fairnet.data.parts import BiasedSet
-from fairnet.methods._train import Batch, Outcome, Settings, train
+from fairnet.methods._train import Batch, Outcome, Settings, fresh, train
 
 
 class GroupWeights:
@@ -42,7 +41,8 @@ class GroupWeights:
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None) -> Outcome:
     """Train against the worst cell."""
-    model = networks.make(settings.model, len(data.classes), settings.seed)
+    data.need_groups("groupdro")
+    model = fresh(data, settings)
     groups = len(data.groups)
     weights = GroupWeights(len(data.classes) * groups)
 

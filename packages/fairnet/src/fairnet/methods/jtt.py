@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fairnet import networks
 from fairnet.data.parts import BiasedSet
-from fairnet.methods._train import Outcome, Settings, cross_entropy, predict, train, weighted
+from fairnet.methods._train import Outcome, Settings, cross_entropy, fresh, predict, train, weighted
 
 UPWEIGHT = 20.0
 """Weight of a misclassified sample; the paper tunes it between 4 and 100."""
@@ -16,15 +15,14 @@ UPWEIGHT = 20.0
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None) -> Outcome:
     """One epoch of identification, then training with the error set upweighted."""
-    classes = len(data.classes)
-    first = networks.make(settings.model, classes, settings.seed)
+    first = fresh(data, settings)
     train(
         first, data.train, data, settings, cross_entropy, epochs=1, checkpoint=folder and folder / "jtt-1.safetensors", description="JTT 1"
     )
     _, predictions = predict(first, data.train, data)
     wrong = predictions != data.train.y
     weights = np.where(wrong, UPWEIGHT, 1.0)
-    model = networks.make(settings.model, classes, settings.seed)
+    model = fresh(data, settings)
     train(
         model,
         data.train,

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fairnet import networks
 from fairnet.data.parts import BiasedSet
-from fairnet.methods._train import Batch, Outcome, Settings, train
+from fairnet.methods._train import Batch, Outcome, Settings, fresh, train
 
 Q = 0.7
 """Exponent of the generalised cross-entropy, as in the paper."""
@@ -54,8 +53,7 @@ class LossAverages:
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None) -> Outcome:
     """Train both networks together; the debiased one is the result."""
-    classes = len(data.classes)
-    pair = _Pair(networks.make(settings.model, classes, settings.seed), networks.make(settings.model, classes, settings.seed + 1000))
+    pair = _Pair(fresh(data, settings), fresh(data, settings, 1000))
     averages = LossAverages(torch.tensor(data.train.y))
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from edge_shared.errors import InputError
 from edge_shared.training import Step
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -26,7 +27,7 @@ from fairnet import networks
 from fairnet.data.parts import BiasedSet
 from fairnet.geometry import Alignment, Moment, alignment, alignment_weights, measure, revealing_moment
 from fairnet.information import InformationHead
-from fairnet.methods._train import Batch, Outcome, Settings, cross_entropy, predict, tensors, train
+from fairnet.methods._train import Batch, Outcome, Settings, cross_entropy, fresh, predict, tensors, train
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class VoronoiConfig:
         conflicting_batch: conflicting samples drawn for it at each step.
         measures_per_epoch: measurements in each of the first `early_epochs` epochs of phase 1; one an epoch after that.
         early_epochs: see there.
-        head_lr: learning rate of the information head.
+        head_lr: learning rate of the information head; by default 0.1 with SGD, as in the paper, and ten times the network's with Adam.
     """
 
     strength: float = 2.0
     conflicting_batch: int = 64
     measures_per_epoch: int = 4
     early_epochs: int = 3
-    head_lr: float = 0.1
+    head_lr: float | None = None
 
 
 class Watch:
@@ -54,6 +55,7 @@ class Watch:
     def __init__(self, data: BiasedSet, steps_per_epoch: int, config: VoronoiConfig) -> None:
         self.data, self.steps_per_epoch, self.config = data, steps_per_epoch, config
         self.moments: list[Moment] = []
+        self.val_predictions: list[NDArray[np.int64]] = []  # of the validation images, at each moment
 
     def __call__(self, step: Step) -> None:
         """Measure, if it is time."""
@@ -63,44 +65,79 @@ class Watch:
         if done % interval == 0:
             features, predictions = predict(step.model, self.data.train, self.data)
             self.moments.append(measure(done, features, self.data.train.y, predictions, len(self.data.classes)))
+            self.val_predictions.append(predict(step.model, self.data.val, self.data)[1])
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {
             "steps": [moment.step for moment in self.moments],
             "depths": [moment.depth if np.isfinite(moment.depth) else -1.0 for moment in self.moments],
-            "predictions": torch.tensor(np.array([moment.predictions for moment in self.moments])),
+            "predictions": torch.tensor(np.array([moment.predictions for moment in self.moments], dtype=np.int16)),
+            "val": torch.tensor(np.array(self.val_predictions, dtype=np.int16)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.moments = [
-            Moment(step, predictions.numpy(), int((predictions.numpy() != self.data.train.y).sum()), depth if depth >= 0 else float("nan"))
-            for step, depth, predictions in zip(state["steps"], state["depths"], state["predictions"], strict=True)
+            Moment(step, predictions, int((predictions != self.data.train.y).sum()), depth if depth >= 0 else float("nan"))
+            for step, depth, predictions in zip(state["steps"], state["depths"], state["predictions"].numpy().astype(np.int64), strict=True)
         ]
+        self.val_predictions = list(state["val"].numpy().astype(np.int64))
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What phase 1 found: the vanilla network, the alignment of every training sample, and the measurements behind it."""
+    """What phase 1 found: the vanilla network, the alignment of every training and validation image, and the measurements behind it."""
 
     model: nn.Module
     found: Alignment
+    val: Alignment
     moments: tuple[Moment, ...]
     chosen: int
 
-    def quality(self, data: BiasedSet) -> dict[str, Any]:
-        """Against the true groups, where they are known and paired with the labels: precision and recall of the conflicting set, and
-        zeta (Eq. 10), the share of conflicting samples whose pseudo label is the true group."""
-        true = data.train.b != data.train.y
+    def series(self, data: BiasedSet) -> list[dict[str, Any]]:
+        """For plots, at each moment: ``depth``, ``misclassified``, and of the conflicting images found the share that is taken for what
+        the shortcut says (``follow``) or for what it is (``right``); ``zeta`` where one attribute is known."""
         said = ~self.found.aligned
+        shortcut, label = self.found.pseudo_label[said], data.train.y[said]
+        attribute = data.attributes[0] if len(data.attributes) == 1 else None
+        rows = []
+        for moment in self.moments:
+            seen, wrong = moment.predictions, moment.predictions != data.train.y
+            row = {"step": moment.step, "depth": moment.depth, "misclassified": moment.misclassified}
+            row |= {"follow": float((seen[said] == shortcut).mean()), "right": float((seen[said] == label).mean())}
+            if attribute is not None and wrong.any():
+                row["zeta"] = float((attribute.of_class[seen[wrong]] == attribute.of_group[data.train.b[wrong]]).mean())
+            rows.append(row)
+        return rows
+
+    def unlearned_epoch(self, labels_N: NDArray[np.int64], steps_per_epoch: int) -> int:
+        """The epoch's end nearest to the last moment at which half of the conflicting images or more were still wrong; at least 1.
+
+        Later the network has learned them by heart.
+        """
+        said = ~self.found.aligned
+        steps = [moment.step for moment in self.moments if (moment.predictions != labels_N)[said].mean() >= 0.5]
+        return max(round(max(steps, default=0) / steps_per_epoch), 1)
+
+    def quality(self, data: BiasedSet) -> dict[str, Any] | None:
+        """Against the true groups, None where they are unknown: precision and recall of the conflicting set, and zeta (Eq. 10), the
+        share of conflicting samples whose pseudo label is the class that goes with the true group (one attribute only)."""
+        goes = data.alignment(data.train)
+        if goes is None:
+            return None
+        true, said = ~goes.all(0), ~self.found.aligned
         hit = int((true & said).sum())
+        zeta = None
+        if len(data.attributes) == 1 and said.any():
+            attribute = data.attributes[0]
+            zeta = float((attribute.of_class[self.found.pseudo_label[said]] == attribute.of_group[data.train.b[said]]).mean())
         return {
             "conflicting_found": int(said.sum()),
             "conflicting_true": int(true.sum()),
             "precision": hit / max(int(said.sum()), 1),
             "recall": hit / max(int(true.sum()), 1),
-            "zeta": float((self.found.pseudo_label[said] == data.train.b[said]).mean()) if said.any() else None,
+            "zeta": zeta,
         }
 
 
@@ -111,7 +148,7 @@ def discover(data: BiasedSet, settings: Settings, folder: Path | None = None, co
         InputError: if no training sample is ever misclassified: nothing contradicts a shortcut.
     """
     config = config or VoronoiConfig()
-    model = networks.make(settings.model, len(data.classes), settings.seed)
+    model = fresh(data, settings)
     watch = Watch(data, -(-len(data.train) // settings.batch_size), config)
     train(
         model,
@@ -128,7 +165,8 @@ def discover(data: BiasedSet, settings: Settings, folder: Path | None = None, co
     found = alignment(data.train.y, watch.moments[chosen].predictions, len(data.classes))
     if found.aligned.all():
         raise InputError("no conflicting samples found: every training sample follows its class, so there is nothing to extract")
-    return Discovery(model, found, tuple(watch.moments), chosen)
+    val = alignment(data.val.y, watch.val_predictions[chosen], len(data.classes))
+    return Discovery(model, found, val, tuple(watch.moments), chosen)
 
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None, config: VoronoiConfig | None = None) -> Outcome:
@@ -141,8 +179,8 @@ def run(data: BiasedSet, settings: Settings, folder: Path | None = None, config:
         "revealing_step": chosen.step,
         "depth": chosen.depth,
         "rho": discovery.found.rho,
-        "moments": [{"step": moment.step, "depth": moment.depth, "misclassified": moment.misclassified} for moment in discovery.moments],
-        "discovery": discovery.quality(data) if len(data.groups) == len(data.classes) else None,
+        "moments": discovery.series(data),
+        "discovery": discovery.quality(data),
     }
     return Outcome(model, details)
 
@@ -165,9 +203,10 @@ class _Both(nn.Module):
 def debias(data: BiasedSet, settings: Settings, found: Alignment, config: VoronoiConfig, folder: Path | None = None) -> nn.Module:
     """Phase 2: a new network with weights and information removal."""
     classes = len(data.classes)
-    model = networks.make(settings.model, classes, settings.seed)
+    model = fresh(data, settings)
     head = InformationHead(networks.head_of(model).in_features, classes)
     both = _Both(model, head)
+    head_lr = config.head_lr or (0.1 if settings.rule == "sgd" else 10 * settings.rate)
     weights = torch.tensor(alignment_weights(found, data.train.y), dtype=torch.float32)
     pseudo = torch.tensor(found.pseudo_label)
     conflicting = torch.tensor(np.flatnonzero(~found.aligned))
@@ -188,7 +227,7 @@ def debias(data: BiasedSet, settings: Settings, found: Alignment, config: Vorono
         settings,
         loss,
         checkpoint=folder and folder / "voronoi.safetensors",
-        parameters=[{"params": list(model.parameters())}, {"params": list(head.parameters()), "lr": config.head_lr}],
+        parameters=[{"params": list(model.parameters())}, {"params": list(head.parameters()), "lr": head_lr}],
         description="debias",
     )
     return model
