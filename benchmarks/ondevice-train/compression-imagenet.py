@@ -1,7 +1,7 @@
 """ImageNet MobileNetV2 fine-tuned on CIFAR-10: 10,000 images at 128x128, last 2 and 4 convolutions, the same recipe for all methods.
 
     python benchmarks/ondevice-train/compression-imagenet.py             # accuracy and bytes; cells that are not there yet
-    python benchmarks/ondevice-train/compression-imagenet.py --seconds   # seconds of whole steps, into the same record
+    python benchmarks/ondevice-train/compression-imagenet.py --seconds   # seconds of whole steps, into a record of their own
 
 Everything before the last inverted residual block is frozen and in evaluation mode and there is no augmentation, so that its outputs
 never change: they are computed once for the accuracy runs. Bytes and seconds are those of whole steps from the image on. The recipe
@@ -32,6 +32,7 @@ from ondevice_train.compression.prepare import codecs, prepare
 from torch import nn
 
 FILE = RESULTS / "ondevice-train-compression-imagenet.json"
+SECONDS = RESULTS / "ondevice-train-compression-imagenet-seconds.json"
 METHODS = {
     "vanilla": ("plain", {}),
     "hosvd": ("hosvd", {"epsilon": 0.8, "pack": False}),
@@ -157,20 +158,23 @@ def main() -> None:
     if not WEIGHTS.exists():
         raise InputError(f"{WEIGHTS}: the ImageNet weights are not there; set EDGEWISE_DATA")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    record = read_json(FILE) if FILE.exists() else {"runs": [], "seconds": []}
+    record = read_json(FILE) if FILE.exists() else {"runs": []}
 
-    def keep(**parts: list) -> None:
-        record.update(parts)
-        record.update(
-            command="python benchmarks/ondevice-train/compression-imagenet.py; the same with --seconds for the times",
-            what="the frozen prefix runs once for the accuracy runs (its outputs never change); bytes and seconds are of whole steps",
-            environment=environment(), threads=torch.get_num_threads(), batch=BATCH, train_images=arguments.train, test_images=TEST,
-            size=SIZE, weights="torchvision IMAGENET1K_V1", summary=summary(record["runs"]),
-        )  # fmt: skip
-        write_json(FILE, record)
-
+    common = {
+        "environment": environment(),
+        "threads": torch.get_num_threads(),
+        "batch": BATCH,
+        "size": SIZE,
+        "weights": "torchvision IMAGENET1K_V1",
+    }
     if arguments.seconds:
-        keep(seconds=seconds([(last, method) for last in (2, 4) for method in METHODS], arguments.steps))
+        rows: dict[str, dict] = {"last2": {}, "last4": {}}
+        for row in seconds([(last, method) for last in (2, 4) for method in METHODS], arguments.steps):
+            rows[f"last{row['last']}"][row["method"]] = row
+        write_json(SECONDS, {
+            "command": "python benchmarks/ondevice-train/compression-imagenet.py --seconds",
+            "what": "whole steps from the image on, methods in turns, medians of CPU time; an epoch is 10,000 images", "rows": rows, **common,
+        })  # fmt: skip
         return
     start = time.perf_counter()
     found = load_images(str(DATA / "cifar10_jpeg_train.npz"), size=SIZE, limit=arguments.train)
@@ -194,7 +198,13 @@ def main() -> None:
                     return
                 began = time.perf_counter()
                 run = fine_tune(last, method, seed, arguments.epochs, data)
-                keep(runs=[*record["runs"], run])
+                record["runs"].append(run)
+                record = {
+                    "command": "python benchmarks/ondevice-train/compression-imagenet.py",
+                    "what": "the frozen prefix runs once (its outputs never change); bytes are of whole forward passes",
+                    "train_images": arguments.train, "test_images": TEST, **common, "summary": summary(record["runs"]), "runs": record["runs"],
+                }  # fmt: skip
+                write_json(FILE, record)
                 print(f"last {last} {method:20s} seed {seed}: {run['test_accuracy']:.4f}, {run['measured_bytes']} bytes"
                       f" ({time.perf_counter() - began:.0f} s)", flush=True)  # fmt: skip
 

@@ -28,7 +28,7 @@ FILE = RESULTS / "ondevice-train-compression-peak-rss.json"
 METHODS = {
     "plain": ("plain", {}),
     "asi": ("asi", {"epsilon": 0.8}),
-    "fixed-bases cosine 0.2": ("fixed-bases", {"basis": "cosine", "ratio": 0.2}),
+    "fixed-bases": ("fixed-bases", {"basis": "cosine", "ratio": 0.2}),
     "checkpointing": ("checkpointing", {}),
 }
 

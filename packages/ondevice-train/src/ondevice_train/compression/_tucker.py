@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Factors = tuple[Tensor | None, ...]
+_UNFOLDED = 1 << 20  # elements copied at a time where an unfolding is no view
 _JOINT_PIXELS, _JOINT_RANK = 256, 64  # up to these, measured, the joint projection of rows and columns is the faster one
 
 
@@ -28,12 +29,18 @@ def unfold(x: Tensor, mode: int) -> Tensor:
 
 
 def mode_gram(x: Tensor, mode: int) -> Tensor:
-    """Gram matrix of an unfolding, (d, d), in the precision of x."""
+    """Gram matrix of an unfolding, (d, d), in the precision of x; inner modes are unfolded a few samples at a time."""
     if mode == x.ndim - 1:
         flat = x.reshape(-1, x.shape[-1])
         return flat.t() @ flat
-    flat = unfold(x, mode)
-    return flat @ flat.t()
+    if mode == 0:
+        flat = unfold(x, mode)
+        return flat @ flat.t()
+    gram = x.new_zeros(x.shape[mode], x.shape[mode])
+    for part in x.split(max(1, _UNFOLDED * x.shape[0] // x.numel())):
+        flat = unfold(part, mode)
+        gram.addmm_(flat, flat.t())
+    return gram
 
 
 def multiply(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
@@ -90,9 +97,9 @@ def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def leading_basis(x: Tensor, mode: int, rank: int) -> Tensor:
     """The `rank` leading left singular vectors of an unfolding, (d, rank), by the eigenvectors of the smaller Gram matrix."""
-    matrix = unfold(x, mode)
-    if matrix.shape[0] <= matrix.shape[1]:
+    if x.shape[mode] ** 2 <= x.numel():
         return compact(spectrum(mode_gram(x, mode))[1][:, :rank])
+    matrix = unfold(x, mode)
     vectors = spectrum(matrix.t() @ matrix)[1][:, : min(rank, matrix.shape[1])]
     basis = orthonormalise(matrix @ vectors)
     if rank > basis.shape[1]:

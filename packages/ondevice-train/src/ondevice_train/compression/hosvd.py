@@ -26,9 +26,9 @@ def mode_energies(x: Tensor, mode: int, solver: Solver = "gram") -> tuple[Tensor
     if solver == "svd":
         left, values, _ = torch.linalg.svd(unfold(x, mode), full_matrices=False)
         return values.square(), left
-    matrix = unfold(x, mode)
-    if matrix.shape[0] <= matrix.shape[1]:
+    if x.shape[mode] ** 2 <= x.numel():
         return spectrum(mode_gram(x, mode))
+    matrix = unfold(x, mode)
     return torch.linalg.eigvalsh(matrix.t() @ matrix).flip(0).clamp_min(0), None
 
 
