@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from edge_shared.data.vision import load_images
 from edge_shared.files import write_json
+from edge_shared.report import environment
 from moofa.budget import Budget, Target
 from moofa.costs import CostTable
 from moofa.measure import Gauge, label, sample_balanced
@@ -119,6 +119,20 @@ def summary(runs: list[dict], spaces: list[str]) -> list[dict]:
     return rows
 
 
+def use(runs: list[dict], spaces: list[str]) -> dict:
+    """Share of the budget that the found networks use, over seeds and budgets."""
+    result = {}
+    for space in spaces:
+        values = np.array([found["utilisation"] for run in runs if run["space"] == space for found in run["found"]])
+        result[space] = {
+            "found": len(values),
+            "mean": float(values.mean()),
+            "least": float(values.min()),
+            "at_least_0.85": float((values >= 0.85).mean()),
+        }
+    return result
+
+
 def interval(values: np.ndarray) -> dict:
     half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return {"mean": float(values.mean()), "ci95": half, "seeds": len(values)}
@@ -140,16 +154,23 @@ def main() -> None:
                 continue
             runs.append(one_run(space, arguments.data, arguments.path or arguments.data, seed, settings))
             print(f"{space} seed {seed}: {runs[-1]['train_seconds']:.0f} s", file=sys.stderr, flush=True)
-            write_json(
-                file,
-                {
-                    "command": f"python benchmarks/moofa/accuracy_at_equal_memory.py --data {arguments.data} --seeds {arguments.seeds}",
-                    "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__},
-                    "settings": settings | {"memory_model": "D", "bits": 8, "batch_size": 64, "lr": 0.1, "schedule": "sandwich"},
-                    "summary": summary(runs, settings["spaces"]),
-                    "runs": runs,
-                },
-            )
+            write(file, arguments, settings, runs)
+    write(file, arguments, settings, runs)
+
+
+def write(file: Path, arguments: argparse.Namespace, settings: dict, runs: list[dict]) -> None:
+    command = f"python benchmarks/moofa/accuracy_at_equal_memory.py --data {arguments.data} --seeds {arguments.seeds}"
+    write_json(
+        file,
+        {
+            "command": command,
+            "machine": {"cpu": environment().processor, "cores": os.cpu_count(), "torch": torch.__version__},
+            "settings": settings | {"memory_model": "D", "bits": 8, "batch_size": 64, "lr": 0.1, "schedule": "sandwich"},
+            "use_of_budget": use(runs, settings["spaces"]),
+            "summary": summary(runs, settings["spaces"]),
+            "runs": runs,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Speed of the vectorised costs and of the search, optimum of digits8, use of the budget, flatness of designed spaces.
+"""Speed of the vectorised costs and of the search, optimum of digits8, flatness of designed spaces.
 
-    python benchmarks/moofa/costs_and_search.py [--model FOLDER]
+    python benchmarks/moofa/costs_and_search.py
 
-`--model` is a folder of `moofa train`: its predictor is then what is searched; without it a rugged artificial score is.
+What is searched is a rugged artificial score; trained predictors are in accuracy_at_equal_memory.py.
 Writes benchmarks/results/moofa-costs-and-search.json.
 """
 
@@ -15,23 +15,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+from edge_shared.devices import load
 from edge_shared.files import write_json
 from edge_shared.report import environment
-from moofa.budget import Budget, Target
+from moofa.budget import Budget, Target, device_budget
 from moofa.costs import CostTable
 from moofa.design import DesignConfig, design
 from moofa.presets import PRESETS
 from moofa.search import search
-from moofa.workflow import Trained
 
 RESULTS = Path(__file__).parents[1] / "results"
 DESIGNS = [
-    (8, 1, 5_408, "A"),
-    (28, 1, 14_912, "A"),
-    (28, 1, 16_000, "D"),
-    (32, 3, 30_000, "A"),
-    (32, 3, 40_000, "D"),
-    (96, 3, 100_000, "C"),
+    (8, 1, 5_408, "A", None),
+    (28, 1, 14_912, "A", None),
+    (28, 1, 16_000, "D", None),
+    (32, 3, 30_000, "A", None),
+    (32, 3, 40_000, "D", None),
+    (96, 3, 100_000, "C", None),
+    (224, 3, 400_000, "A", None),
+    (96, 3, None, "C", "stm32f746"),
+    (128, 3, None, "C", "stm32h743"),
+    (64, 3, None, "C", "nrf52840"),
 ]
 
 
@@ -86,50 +90,53 @@ def optimum(table: CostTable, score) -> dict:
     }
 
 
-def use(table: CostTable, score, count: int = 12) -> dict:
+def speed(table: CostTable, score, count: int = 12) -> dict:
     ends = table.costs(table.genes.encode([table.space.smallest(), table.space.largest()])).ram
-    found = [search(table, score, Budget(ram=int(ram)), seed=0) for ram in np.linspace(ends[0], ends[1], count)]
-    values = [one.utilisation for one in found]
+    found, cpu = [], []
+    for ram in np.linspace(ends[0], ends[1], count):
+        started = time.process_time()
+        found.append(search(table, score, Budget(ram=int(ram)), seed=0))
+        cpu.append(time.process_time() - started)
     return {
         "space": table.space.name,
+        "networks": table.space.size,
         "budgets": count,
-        "mean": float(np.mean(values)),
-        "least": float(np.min(values)),
-        "at_least_0.85": int(np.sum(np.array(values) >= 0.85)),
         "longest_search_seconds": max(one.seconds for one in found),
+        "longest_search_cpu_seconds": max(cpu),
+        "most_evaluated": max(one.evaluated for one in found),
         "monotone": [one.found.score for one in found] == sorted(one.found.score for one in found),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="folder of `moofa train`")
-    arguments = parser.parse_args()
-    trained = Trained.load(arguments.model) if arguments.model else None
-    digits = CostTable(trained.space if trained else PRESETS["digits8"](), Target("D", 8))
-    score = trained.predictor if trained else rugged(digits, 7)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    digits = CostTable(PRESETS["digits8"](), Target("D", 8))
+    score = rugged(digits, 7)
     large = [CostTable(PRESETS[name](), Target("D", 8)) for name in ("mnist28+", "moofa-v3", "ofa-mobilenet-v3")]
     designs = []
-    for resolution, channels, ram, model in DESIGNS:
-        found = design(Budget(ram=ram), Target(model, 8), DesignConfig(resolution, channels))
+    for resolution, channels, ram, model, name in DESIGNS:
+        device = load(name) if name else None
+        target = Target(model, 8, device)
+        budget = device_budget(target) if device else Budget(ram=ram)
+        found = design(budget, target, DesignConfig(resolution, channels))
         designs.append(
             {
-                "resolution": resolution, "ram": ram, "memory_model": model, "widths": [stage.width for stage in found.space.stages],
+                "resolution": resolution, "ram": budget.ram, "flash": budget.flash, "device": name, "memory_model": model, "widths": [stage.width for stage in found.space.stages],
                 "flatness_largest": found.largest["flatness"], "flatness_smallest": found.smallest["flatness"],
-                "use_largest": found.largest["ram"] / ram, "control_widths": found.control.get("widths"), "control_flatness": found.control.get("flatness"),
+                "use_largest": found.largest["ram"] / (budget.ram or 1), "control_widths": found.control.get("widths"),
+                "control_flatness": found.control.get("flatness"), "same_stages_widths": found.same_stages.get("widths"),
+                "same_stages_flatness": found.same_stages.get("flatness"),
             }
         )  # fmt: skip
     write_json(
         RESULTS / "moofa-costs-and-search.json",
         {
-            "command": "python benchmarks/moofa/costs_and_search.py" + (" --model FOLDER" if trained else ""),
-            "score": "predictor of `moofa train`"
-            if trained
-            else "artificial, with interactions between all entries; says nothing of accuracy",
+            "command": "python benchmarks/moofa/costs_and_search.py",
+            "score": "artificial, with interactions between all entries; says nothing of accuracy",
             "machine": {"cpu": environment().processor or platform.machine(), "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0]},
             "costs": rates(),
             "optimum_digits8": optimum(digits, score),
-            "use_of_budget": [use(digits, score)] + [use(table, rugged(table, 0)) for table in large],
+            "search": [speed(digits, score)] + [speed(table, rugged(table, 0)) for table in large],
             "designs": designs,
         },
     )

@@ -3,9 +3,10 @@
 import pytest
 from moofa.budget import Budget, Infeasible, Target
 from moofa.costs import CostTable
-from moofa.design import DesignConfig, design, published_widths
+from moofa.design import DesignConfig, control, control_same_stages, design, published_widths
 from moofa.flatness import flatness
 from moofa.presets import PRESETS
+from moofa.space import Space
 
 FLAT = [
     (8, 1, 5_408, "A"),
@@ -48,13 +49,34 @@ def test_no_width_can_be_larger():
         assert table.costs(table.genes.encode([table.space.largest()])).ram[0] > ram
 
 
-@pytest.mark.parametrize(("resolution", "ram"), [(224, 400_000), (224, 700_000)])
-def test_once_for_all_like_widths_are_not_flat_at_the_same_budget(resolution, ram):
-    config = DesignConfig(resolution, 3, depths=(2, 3, 4), kernels=(3, 5, 7))
-    found = design(Budget(ram=ram), Target("A", 8), config)
-    assert found.largest["flatness"] >= 0.7
-    assert found.control["flatness"] < 0.5
-    assert found.control["ram"] <= ram
+@pytest.mark.parametrize(("resolution", "channels", "ram", "model"), FLAT)
+def test_once_for_alls_layout_is_not_flat_at_the_same_budget(resolution, channels, ram, model):
+    target = Target(model, 8)
+    space = design(Budget(ram=ram), target, DesignConfig(resolution, channels)).space
+    other = control(Budget(ram=ram), target, space)
+    assert other["flatness"] < 0.5
+    assert other["ram"] <= ram
+    table = CostTable(Space.from_json(other["space"]), target)
+    ends = table.costs(table.genes.encode([table.space.largest()]))
+    assert (ends.ram[0], ends.flatness[0]) == (other["ram"], other["flatness"])
+
+
+def test_widths_in_its_proportions_alone_are_less_flat_than_the_design():
+    budget, target = Budget(ram=40_000), Target("D", 8)
+    found = design(budget, target, DesignConfig(32, 3))
+    assert found.same_stages["ram"] <= 40_000
+    assert found.same_stages["flatness"] < 0.7 <= found.largest["flatness"]
+    assert control_same_stages(budget, target, found.space) == found.same_stages
+
+
+def test_a_flash_limit_costs_stages_not_flatness():
+    """Flat memory at half the size takes sixteen times the weights: what flash cannot pay is the last stages."""
+    target = Target("C", 8)
+    free = design(Budget(ram=60_000), target, DesignConfig(48, 3))
+    tight = design(Budget(ram=60_000, flash=300_000), target, DesignConfig(48, 3))
+    assert free.largest["flash"] > 300_000 >= tight.largest["flash"]
+    assert tight.largest["flatness"] >= 0.7
+    assert len(tight.space.stages) <= len(free.space.stages)
 
 
 def test_digits8_is_what_the_rule_gives():

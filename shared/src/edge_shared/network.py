@@ -244,13 +244,17 @@ def deployed(network: Network) -> Network:
             renamed[layer.output] = inputs[0]
             continue
         writer[layer.output] = len(layers)
-        layers.append(replace(layer, inputs=inputs, in_shape=network.tensors[inputs[0]].shape if inputs else layer.in_shape))
+        in_shape = network.tensors[inputs[0]].shape if inputs else layer.in_shape
+        # Copies are made only where something changes: most of the time of a profile would go into them.
+        changed = inputs != layer.inputs or in_shape != layer.in_shape
+        layers.append(replace(layer, inputs=inputs, in_shape=in_shape) if changed else layer)
     used = {name for layer in layers for name in (*layer.inputs, layer.output)} | set(network.inputs)
     tensors = {}
     for name, tensor in network.tensors.items():
         if name in used:
             alias = tensor.alias_of
             alias = renamed.get(alias, alias) if alias else None
-            tensors[name] = replace(tensor, alias_of=alias if alias in used else None)
+            alias = alias if alias in used else None
+            tensors[name] = replace(tensor, alias_of=alias) if alias != tensor.alias_of else tensor
     outputs = tuple(renamed.get(name, name) for name in network.outputs)
     return Network(network.name, network.inputs, outputs, tuple(layers), tensors)

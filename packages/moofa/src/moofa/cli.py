@@ -206,6 +206,7 @@ def design(
         "smallest": found.smallest,
         "cap": found.cap,
         "control": found.control,
+        "same_stages": found.same_stages,
     }
     if out:
         write_json(out, document)
@@ -218,8 +219,9 @@ def design(
             [name, format_bytes(ends["ram"]), format_bytes(ends["flash"]), format_count(ends["macs"]), ends["flatness"]]
             for name, ends in (("largest", found.largest), ("smallest", found.smallest))
         ]
-        if found.control:
-            rows.append([f"control {found.control['widths']}", format_bytes(found.control["ram"]), None, None, found.control["flatness"]])
+        for name, other in (("Once-For-All's layout", found.control), ("its widths, same stages", found.same_stages)):
+            if other:
+                rows.append([f"{name} {other['widths']}", format_bytes(other["ram"]), None, None, other["flatness"]])
         console.print(table("networks", ["network", "RAM", "flash", "MACs", "flatness"], rows))
 
     emit(document, as_json, show)

@@ -63,8 +63,9 @@ class Costs:
         return Costs(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
     def row(self, index: int) -> dict[str, float]:
-        """The costs of one network as plain numbers."""
-        return {name: getattr(self, name)[index].item() for name in self.__dataclass_fields__}
+        """The costs of one network as plain numbers; without the latency where that is not known."""
+        values = {name: getattr(self, name)[index].item() for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if value == value}
 
 
 class CostTable:
@@ -211,7 +212,9 @@ class CostTable:
     def _prefix(self, key: np.ndarray) -> tuple[int, int]:
         name = key.tobytes()
         if name not in self._prefixes:
-            network = mobile.network(self.space.config(self.genes.decode(key)))
+            config = self.space.config(self.genes.decode(key))
+            # What comes after the patches plays no part, but that there is something.
+            network = mobile.network(config.model_copy(update={"blocks": config.blocks[: self._patched_blocks + 2]}))
             starts = ("stem.", *(f"blocks.{index}." for index in range(self._patched_blocks)))
             needs = [need for need in peak(network, "E", patch_blocks=self.patch_blocks).per_layer if need.layer.startswith(starts)]
             by_block: dict[int | None, int] = {}

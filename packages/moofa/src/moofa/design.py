@@ -8,7 +8,8 @@ by the shared core's arithmetic itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_shared.architectures import mobile
@@ -19,8 +20,13 @@ from edge_shared.memory import peak
 from moofa.budget import Budget, Infeasible, Target
 from moofa.costs import CostTable
 from moofa.flatness import flatness
-from moofa.space import Activation, Space, Stage, Stem
+from moofa.space import Activation, FixedBlock, Space, Stage, Stem
 
+OFA_WIDTHS = (24, 40, 80, 112, 160)
+"""Widths of Once-For-All's five elastic stages; its stem and first block have 16."""
+_Widths = tuple[int, ...]
+FLAT = 0.7
+"""Flatness that a designed space should have."""
 STEM_WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -60,8 +66,8 @@ class Design:
         budget: what it was solved for.
         largest, smallest: costs of its two ends.
         cap: largest width that the flash limit left; None if it restricts nothing.
-        control: flatness of the largest network of a space with Once-For-All-like widths that has the same budget, and its
-            widths: what the design is better than.
+        control: Once-For-All's layout scaled to the same RAM budget, with the flatness of its largest network.
+        same_stages: the same stem and stages with widths in Once-For-All's proportions.
     """
 
     space: Space
@@ -70,12 +76,14 @@ class Design:
     smallest: dict[str, float]
     cap: int | None
     control: dict[str, Any] = field(default_factory=dict)
+    same_stages: dict[str, Any] = field(default_factory=dict)
 
 
 def design(budget: Budget, target: Target, config: DesignConfig) -> Design:
     """Solve the widths of a memory-flat space.
 
-    Every stem (width, stride 1 or 2) is tried; the flattest space wins, the one with more MACs among equals.
+    Every stem (width, stride 1 or 2) is tried; the flattest space wins, the one with more MACs among equals. Where the flash limit
+    cuts widths, spaces with fewer stages are tried too, and the one with most stages that is still `FLAT` wins.
 
     Args:
         budget: `ram` is what every layer may need; `flash` limits the largest network's weights.
@@ -90,40 +98,86 @@ def design(budget: Budget, target: Target, config: DesignConfig) -> Design:
         raise InputError("a design needs a RAM budget, such as --budget 256kB, or a device")
     if config.resolution < 4:
         raise InputError(f"resolution {config.resolution} is too small; at least 4 pixels")
-    best: tuple[tuple[float, float], Space, int | None] | None = None
-    for stride in (1, 2):
-        for stem in STEM_WIDTHS:
-            space, cap = _within_flash(budget, target, config, Stem(out=stem, stride=stride))
-            if space is not None:
-                even, macs = _quality(space, target)
-                if best is None or (round(even, 2), macs) > best[0]:
-                    best = ((round(even, 2), macs), space, cap)
-    if best is None:
+    known: dict[_Widths, int] = {}
+    found = [
+        (_quality(space, target), space, cap)
+        for stride in (1, 2)
+        for stem in STEM_WIDTHS
+        for space, cap in _candidates(budget, target, config, Stem(out=stem, stride=stride), known)
+    ]
+    if not found:
         _refuse(budget, target, config)
-    assert best is not None
-    _, space, cap = best
+    # Where flash limits, few stages are flattest of all: as many stages as are flat enough come first.
+    limited = any(cap is not None for _, _, cap in found)
+
+    def rank(one: tuple[tuple[float, float], Space, int | None]) -> tuple[float, ...]:
+        (even, macs), space, _ = one
+        return ((even >= FLAT, len(space.stages)) if limited else ()) + (round(even, 2), macs)
+
+    _, space, cap = max(found, key=rank)
     table = CostTable(space, target)
     ends = table.costs(table.genes.encode([space.largest(), space.smallest()]))
-    return Design(space, budget, ends.row(0), ends.row(1), cap, control(budget, target, space))
+    return Design(space, budget, ends.row(0), ends.row(1), cap, control(budget, target, space), control_same_stages(budget, target, space))
 
 
 def control(budget: Budget, target: Target, space: Space) -> dict[str, Any]:
-    """The widest space with widths in Once-For-All's proportions (24, 40, 80, 112, 160) and the same stem, within the budget."""
-    shape = (24, 40, 80, 112, 160)
-    found: dict[str, Any] = {}
-    for factor in range(1, 200):
-        widths = [max(4, round(factor * shape[min(index, 4)] / 24 / 4) * 4) for index in range(len(space.stages))]
-        candidate = space.model_copy(
+    """Once-For-All's layout at the same budget: its stem, first block, five stages and strides, all widths times one factor.
+
+    The factor is the largest whose largest network is within the RAM budget (the flash budget is not asked). Depths, kernels
+    and expansions are those of `space`.
+
+    Returns:
+        ``widths, flatness, ram, space``; empty if even the narrowest is over the budget.
+    """
+    pattern = space.stages[0]
+
+    def scaled(step: int) -> Space:
+        def width(channels: int) -> int:
+            return max(4, round(step / 40 * channels / 4) * 4)
+
+        return space.model_copy(
             update={
                 "name": f"{space.name}-control",
-                "stages": tuple(stage.model_copy(update={"width": width}) for stage, width in zip(space.stages, widths, strict=True)),
+                "stem": Stem(out=width(16), stride=2),
+                "first": FixedBlock(out=width(16), activation=pattern.activation),
+                "stages": tuple(
+                    pattern.model_copy(update={"width": width(channels), "stride": stride})
+                    for channels, stride in zip(OFA_WIDTHS, (2, 2, 2, 1, 2), strict=True)
+                ),
             }
         )
-        ram, even = _ram(candidate, target)
-        if ram > (budget.ram or ram):
-            break
-        found = {"widths": widths, "flatness": even, "ram": ram, "space": candidate.model_dump(mode="json")}
-    return found
+
+    return _widest(scaled, budget, target)
+
+
+def control_same_stages(budget: Budget, target: Target, space: Space) -> dict[str, Any]:
+    """The stem and stages of `space` with widths in Once-For-All's proportions: what the widths alone change.
+
+    Returns:
+        As `control`.
+    """
+
+    def scaled(step: int) -> Space:
+        widths = [max(4, round(step / 40 * OFA_WIDTHS[min(index, 4)] / 4) * 4) for index in range(len(space.stages))]
+        stages = tuple(stage.model_copy(update={"width": width}) for stage, width in zip(space.stages, widths, strict=True))
+        return space.model_copy(update={"name": f"{space.name}-same-stages", "stages": stages})
+
+    return _widest(scaled, budget, target)
+
+
+def _widest(scaled: Callable[[int], Space], budget: Budget, target: Target) -> dict[str, Any]:
+    limit = budget.ram or 0
+    if _ram(scaled(1), target)[0] > limit:
+        return {}
+    low, high = 1, 2
+    while high < 4000 and _ram(scaled(high), target)[0] <= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _ram(scaled(middle), target)[0] <= limit else (low, middle)
+    space = scaled(low)
+    ram, even = _ram(space, target)
+    return {"widths": [stage.width for stage in space.stages], "flatness": even, "ram": ram, "space": space.model_dump(mode="json")}
 
 
 def _strides(config: DesignConfig, stem_stride: int) -> tuple[int, ...]:
@@ -152,21 +206,40 @@ def _space(config: DesignConfig, stem: Stem, strides: tuple[int, ...], widths: l
     )
 
 
-def _within_flash(budget: Budget, target: Target, config: DesignConfig, stem: Stem) -> tuple[Space | None, int | None]:
+def _candidates(
+    budget: Budget, target: Target, config: DesignConfig, stem: Stem, known: dict[_Widths, int]
+) -> Iterator[tuple[Space, int | None]]:
+    """The solved space; where the flash limit cuts its widths, also those with fewer stages, whose last maps are larger.
+
+    Equal memory at half the size takes four times the width and sixteen times the weights: late stages are what flash cannot pay.
+    """
+    count = config.stages or len(_strides(config, stem.stride))
+    while True:
+        space, cap = _within_flash(budget, target, replace(config, stages=count), stem, known)
+        if space is not None:
+            yield space, cap
+        if (cap is None and space is not None) or config.stages is not None or count <= 2:
+            return
+        count -= 1
+
+
+def _within_flash(
+    budget: Budget, target: Target, config: DesignConfig, stem: Stem, known: dict[_Widths, int]
+) -> tuple[Space | None, int | None]:
     """The solved space, its widths cut at the largest cap that the flash limit allows: late stages hold most weights."""
-    space = _solve(budget, target, config, stem)
+    space = _solve(budget, target, config, stem, known)
     if space is None or budget.flash is None or _flash(space, target) <= budget.flash:
         return space, None
     low, high = 1, max(stage.width for stage in space.stages) // config.divisor
     while high - low > 1:
         middle = (low + high) // 2
-        narrower = _solve(budget, target, config, stem, middle * config.divisor)
+        narrower = _solve(budget, target, config, stem, known, middle * config.divisor)
         low, high = (middle, high) if narrower is not None and _flash(narrower, target) <= budget.flash else (low, middle)
-    space = _solve(budget, target, config, stem, low * config.divisor)
+    space = _solve(budget, target, config, stem, known, low * config.divisor)
     return (space, low * config.divisor) if space is not None and _flash(space, target) <= budget.flash else (None, None)
 
 
-def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, cap: int = 8192) -> Space | None:
+def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, known: dict[_Widths, int], cap: int = 8192) -> Space | None:
     strides = _strides(config, stem.stride)
     widths: list[int] = []
     for index in range(len(strides)):
@@ -174,7 +247,11 @@ def _solve(budget: Budget, target: Target, config: DesignConfig, stem: Stem, cap
         tail = [config.divisor] if index + 1 < len(strides) else []
 
         def fits(width: int, tail: list[int] = tail) -> bool:
-            return _ram(_space(config, stem, strides, [*widths, width, *tail]), target)[0] <= (budget.ram or 0)
+            # Caps and fewer stages ask for the same spaces again.
+            key = (stem.out, stem.stride, *widths, width, *tail)
+            if key not in known:
+                known[key] = _ram(_space(config, stem, strides, [*widths, width, *tail]), target)[0]
+            return known[key] <= (budget.ram or 0)
 
         top = max(1, cap // config.divisor)
         if not fits(config.divisor):

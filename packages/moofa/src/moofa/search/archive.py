@@ -36,9 +36,8 @@ class Archive:
         self.table = table
         self.score = score
         self._index: dict[bytes, int] = {}
-        self._rows: list[np.ndarray] = []
-        self._scores: list[np.ndarray] = []
-        self._costs: list[Costs] = []
+        # Arrays with room to grow: a search asks for all scores after each generation.
+        self._store: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._index)
@@ -61,35 +60,36 @@ class Archive:
             places[number] = self._index[key]
         if fresh:
             new = rows[fresh]
-            self._rows.append(new)
-            self._scores.append(np.asarray(self.score(new), dtype=np.float64))
-            self._costs.append(costs.take(fresh) if costs is not None else self.table.costs(new))
+            found = costs.take(fresh) if costs is not None else self.table.costs(new)
+            parts = {name: getattr(found, name) for name in found.__dataclass_fields__}
+            self._append({"rows": new, "scores": np.asarray(self.score(new), dtype=np.float64), **parts}, len(self._index) - len(fresh))
         return places
+
+    def _append(self, parts: dict[str, np.ndarray], start: int) -> None:
+        for name, values in parts.items():
+            end = start + len(values)
+            store = self._store.get(name)
+            if store is None or end > len(store):
+                larger = np.empty((max(2 * end, 1024), *values.shape[1:]), dtype=values.dtype)
+                if store is not None:
+                    larger[:start] = store[:start]
+                self._store[name] = larger
+            self._store[name][start:end] = values
 
     @property
     def rows(self) -> np.ndarray:
         """All rows, in the order in which they came."""
-        self._merge()
-        return self._rows[0]
+        return self._store["rows"][: len(self)]
 
     @property
     def scores(self) -> np.ndarray:
         """Their scores, (n,)."""
-        self._merge()
-        return self._scores[0]
+        return self._store["scores"][: len(self)]
 
     @property
     def costs(self) -> Costs:
         """Their costs."""
-        self._merge()
-        return self._costs[0]
-
-    def _merge(self) -> None:
-        if len(self._rows) > 1:
-            self._rows = [np.concatenate(self._rows)]
-            self._scores = [np.concatenate(self._scores)]
-            names = self._costs[0].__dataclass_fields__
-            self._costs = [Costs(**{name: np.concatenate([getattr(costs, name) for costs in self._costs]) for name in names})]
+        return Costs(**{name: self._store[name][: len(self)] for name in Costs.__dataclass_fields__})
 
     def best(self, budget: Budget) -> Found | None:
         """The network of the highest score within the budget; of equal ones the one that needs least RAM, then fewest MACs."""

@@ -122,14 +122,14 @@ def _polish(archive: Archive, budget: Budget, population: np.ndarray, scores: np
 
 def _neighbours(table: CostTable, row: np.ndarray) -> np.ndarray:
     genes = table.genes
-    changed = []
-    for column in np.flatnonzero(genes.active(row[None])[0]):
-        for value in range(genes.sizes[column]):
-            if value != row[column]:
-                neighbour = row.copy()
-                neighbour[column] = value
-                changed.append(neighbour)
-    return genes.canonical(np.stack(changed)) if changed else row[None]
+    columns = np.repeat(np.arange(len(genes.sizes)), genes.sizes)
+    values = np.concatenate([np.arange(size) for size in genes.sizes])
+    kept = genes.active(row[None])[0][columns] & (values != row[columns])
+    if not kept.any():
+        return row[None]
+    changed = np.repeat(row[None], kept.sum(), axis=0)
+    changed[np.arange(len(changed)), columns[kept]] = values[kept]
+    return genes.canonical(changed)
 
 
 def _scores(archive: Archive, rows: np.ndarray) -> np.ndarray:
@@ -180,7 +180,8 @@ def _children(table: CostTable, budget: Budget, parents: np.ndarray, settings: E
     change = rng.random(first.shape) < probability
     # At least one entry changes: a copy of the parent would only be thrown away.
     change[np.arange(count), rng.integers(parents.shape[1], size=count)] = True
-    mutated = np.where(change, rng.integers(0, genes.sizes, size=first.shape), first)
+    drawn = (rng.random(first.shape) * genes.sizes).astype(np.int16)
+    mutated = np.where(change, drawn, first)
     crossed = np.where(rng.random(first.shape) < 0.5, first, second)
     rows = np.where(np.arange(count)[:, None] < mutants, mutated, crossed)
     rows = _within(table, budget, genes.canonical(rows))
