@@ -25,6 +25,7 @@ from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import Plan
 
 FILE = RESULTS / "ondevice-train-compression-peak-rss.json"
+PARTIAL = FILE.with_suffix(".partial.json")
 METHODS = {
     "plain": ("plain", {}),
     "asi": ("asi", {"epsilon": 0.8}),
@@ -59,7 +60,7 @@ def main() -> None:
     network, _ = models.build(arguments.model, classes=10, size=arguments.size)
     evaluation_norms(network)
     x, y = torch.randn(arguments.batch, 3, arguments.size, arguments.size), torch.arange(arguments.batch) % 10
-    record = read_json(FILE) if FILE.exists() else {"rows": {}}
+    record = read_json(PARTIAL) if PARTIAL.exists() else {"rows": {}}
     command = [
         sys.executable,
         "-W",
@@ -93,8 +94,9 @@ def main() -> None:
             "command": "python benchmarks/ondevice-train/compression-peak-rss.py", "what": " ".join(__doc__.split("\n\n")[2].split()),
             "model": arguments.model, "batch": arguments.batch, "size": arguments.size, "seed": 0, "rows": rows, "environment": environment(),
         }  # fmt: skip
-        write_json(FILE, record)
+        write_json(PARTIAL, record)
         print(label, row, flush=True)
+    PARTIAL.replace(FILE)
 
 
 if __name__ == "__main__":
