@@ -332,7 +332,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the run's own.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the HTML report of a run again, with leaky against clean, and with --pareto accuracy against cost."""
+    """Write the report of a run as an MNE Report, with leaky against clean, and with --pareto accuracy against cost."""
     from edge_shared.report import read_result
 
     from tinyeeg import report as reporting
@@ -350,7 +350,7 @@ def report(
     )  # fmt: skip
     if trained.table.fingerprint != result.data.fingerprint:
         raise InputError(f"the recordings are no longer those of the run in {run_folder} (fingerprint differs); train again")
-    files = reporting.write(out or run_folder, trained, found.recordings, leaky=True, pareto=pareto, result=result)
+    files = reporting.write(out or run_folder, trained, found.recordings, leaky=True, pareto=pareto, mne=True, result=result)
     emit({"report": str(files[0]), "files": [str(path) for path in files]}, json, lambda console: console.print(f"wrote {files[0]}"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,13 +163,18 @@ def from_lsl(name: str, chain: Chain, seconds: float | None = None) -> Iterator[
         first = last = None
         while True:
             data, stamps = inlet.pull_chunk(timeout=0.2)
-            if len(stamps):
-                first = stamps[0] if first is None else first
-                lost = 0 if last is None else max(0, round((stamps[0] - last) * chain.sfreq) - 1)
-                last = stamps[-1]
-                yield Chunk(np.asarray(data, dtype=np.float64).T[rows] * factor, float(last - first), lost if lost > 2 else 0)
-                if seconds is not None and last - first >= seconds:
-                    return
+            if not len(stamps):
+                continue
+            # What arrives together may hold a hole: LSL hands over all that came since the last call.
+            first = stamps[0] if first is None else first
+            lost = np.round(np.diff(stamps, prepend=stamps[0] - 1 / chain.sfreq if last is None else last) * chain.sfreq).astype(int) - 1
+            edges = [0, *(np.flatnonzero(lost[1:] > 2) + 1).tolist(), len(stamps)]
+            samples = np.asarray(data, dtype=np.float64).T[rows] * factor
+            for low, high in itertools.pairwise(edges):
+                yield Chunk(samples[:, low:high], float(stamps[high - 1] - first), int(lost[low]) if lost[low] > 2 else 0)
+            last = stamps[-1]
+            if seconds is not None and last - first >= seconds:
+                return
 
     return chunks()
 
@@ -176,9 +182,9 @@ def from_lsl(name: str, chain: Chain, seconds: float | None = None) -> Iterator[
 def from_brainflow(board: int, chain: Chain, seconds: float | None = None) -> Iterator[Chunk]:
     """Chunks of a BrainFlow board in microvolts (needs brainflow); a jump of the package counter marks dropped samples."""
     require("brainflow", "tinyeeg[brainflow]")
-    require("pkg_resources", "setuptools<81")  # which brainflow 5.23 imports
     from brainflow.board_shim import BoardShim, BrainFlowError, BrainFlowInputParams
 
+    without_pkg_resources()
     BoardShim.disable_board_logger()
     try:
         names, eeg = BoardShim.get_eeg_names(board), BoardShim.get_eeg_channels(board)
@@ -208,6 +214,23 @@ def from_brainflow(board: int, chain: Chain, seconds: float | None = None) -> It
             shim.release_session()
 
     return chunks()
+
+
+def without_pkg_resources() -> None:
+    """Let brainflow 5 find its library on Python 3.11, where it asks pkg_resources, which setuptools no longer has: give it that function."""
+    import sys
+    from importlib.util import find_spec
+    from types import ModuleType
+
+    if "pkg_resources" in sys.modules or find_spec("pkg_resources") is not None:
+        return
+
+    def resource_filename(module: str, path: str) -> str:
+        return str(Path(str(sys.modules[module].__file__)).parent / path)
+
+    stand_in = ModuleType("pkg_resources", "The one function of it that brainflow calls.")
+    stand_in.resource_filename = resource_filename  # type: ignore[attr-defined]
+    sys.modules["pkg_resources"] = stand_in
 
 
 def _same_rate(sfreq: float, chain: Chain, what: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from edge_shared.report import Result, Section, Table, figure, write_html
 from numpy.typing import NDArray
 
-from tinyeeg import cost, presets, protocols, splits
+from tinyeeg import cost, mne_report, presets, protocols, splits
 from tinyeeg.chain import Chain, Smoothing
 from tinyeeg.recording import Recording
 from tinyeeg.table import extract
@@ -25,6 +25,7 @@ def write(
     *,
     leaky: bool = False,
     pareto: bool = False,
+    mne: bool = False,
     result: Result | None = None,
 ) -> list[Path]:
     """Write ``report.html`` and its plots (PNG and SVG).
@@ -35,6 +36,7 @@ def write(
         recordings: its recordings, for the spectra.
         leaky: also score random windows, to show what a leak is worth.
         pareto: also score variants of the chain, for accuracy against cost.
+        mne: write the page as an MNE `Report`, see `tinyeeg.mne_report`, instead of the small one of `edge_shared`.
         result: provenance for the page.
 
     Returns:
@@ -76,7 +78,11 @@ def write(
         sections.append(
             Section("Recordings", "What the readers repaired or found odd.", Table(["note"], [[note] for note in trained.table.notes]))
         )
-    page = write_html(folder, f"tinyeeg: {trained.table.chain.name}, {evaluation.protocol}", sections, result)
+    title = f"tinyeeg: {trained.table.chain.name}, {evaluation.protocol}"
+    if mne:
+        page = mne_report.write(folder, title, sections, recordings, result)
+    else:
+        page = write_html(folder, title, sections, result)
     return [page, *sorted(path for path in folder.glob("*.png"))]
 
 

@@ -61,8 +61,9 @@ class StreamingChain:
             self._first = x[:, :1].copy()
         filtered, self._state = filters.apply(chain.sections, chain.relative(x, self._first), self._state)
         self._buffer, self._waiting = np.concatenate([self._buffer, filtered], axis=1), []
-        segments = np.lib.stride_tricks.sliding_window_view(self._buffer, chain.segment, axis=-1)[:, :: chain.hop]
-        power = chain.power(segments).reshape(segments.shape[1], -1)
+        starts = range(0, self._buffer.shape[1] - chain.segment + 1, chain.hop)
+        segments = np.stack([self._buffer[:, start : start + chain.segment] for start in starts], axis=1)
+        power = chain.power(segments).reshape(len(starts), -1)
         self._buffer = self._buffer[:, len(power) * chain.hop :]
         self._missing = chain.segment - self._buffer.shape[1]
         return 10 * np.log10(np.maximum([self._smooth(row) for row in power], POWER_FLOOR))
@@ -71,7 +72,7 @@ class StreamingChain:
         smoothing = self.chain.smoothing
         if smoothing.kind == "boxcar":
             self._recent = [*self._recent, power_F][-smoothing.frames :]
-            return np.mean(self._recent, axis=0)
+            return sum(self._recent[1:], self._recent[0]) / len(self._recent)
         if smoothing.kind == "exponential":
             self._mean = power_F if self._mean is None else self._mean + (power_F - self._mean) / smoothing.frames
             return self._mean

@@ -15,7 +15,7 @@ from edge_shared.files import write_json, write_text
 from tinyeeg.deployed import Deployed, Mlp, Trees
 
 Z_BITS = 10  # fractional bits of a scaled feature in a forest's int16 input, as in the q15 target
-_HEADERS = {"trees": ("eml_common.h", "eml_trees.h"), "mlp": ("eml_common.h", "eml_net.h", "eml_net_common.h")}
+_HEADERS = {"trees": ("eml_common.h", "eml_trees.h"), "mlp": ("eml_common.h", "eml_log.h", "eml_net.h", "eml_net_common.h")}
 
 
 def export_emlearn(deployed: Deployed, folder: str | Path) -> tuple[str, ...]:
@@ -41,10 +41,6 @@ def export_emlearn(deployed: Deployed, folder: str | Path) -> tuple[str, ...]:
         from emlearn.net import c_generate_net_loadable
 
         text = c_generate_net_loadable(["relu", "softmax"], [model.w1.T, model.w2.T], [model.b1, model.b2], prefix="classifier")
-        text += (
-            "\nstatic inline int classifier_predict(const float *values, int length)"
-            " { return eml_net_predict(&classifier, values, length); }\n"
-        )
     else:
         raise InputError("--target emlearn takes forests and the MLP; export linear models and boosted trees with --target c99")
     synthetic = "TRAINED ON SYNTHETIC SIGNALS. " if deployed.provenance.get("synthetic") else ""
