@@ -21,6 +21,7 @@ COMMANDS = {
     "fairnet": "fairnet.cli",
     "edge-ids": "edge_ids.cli",
     "tinyeeg": "tinyeeg.cli",
+    "pi-adapt": "pi_adapt.cli",
     "mcu-vision": "mcu_vision.cli",
 }
 LIGHT = {"torch", "matplotlib", "sklearn", "polars", "mne", "scipy", "pymoo", "can", "onnxruntime"}
