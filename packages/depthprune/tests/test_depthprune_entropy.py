@@ -132,6 +132,32 @@ def test_call_sites_and_in_place_activations() -> None:
     assert third.total == 4 * 25
 
 
+def test_pieces_of_a_batch_give_the_same_counts(monkeypatch) -> None:
+    import depthprune.entropy as entropy
+
+    torch.manual_seed(0)
+    net, x = Net(True).eval(), torch.randn(11, 3, 5, 5)
+    whole = count(capture(net, x), [x])
+    monkeypatch.setattr(entropy, "CACHED_VALUES", 1)
+    monkeypatch.setattr(entropy, "LEAST_IMAGES", 2)
+    pieces = count(capture(net, x), [x.to(memory_format=torch.channels_last)])
+    for name, counts in whole.items():
+        assert torch.equal(counts.on, pieces[name].on)
+        assert torch.equal(counts.zero, pieces[name].zero)
+        assert counts.images == pieces[name].images == 11
+
+
+def test_more_rows_than_a_byte_can_count() -> None:
+    z = torch.ones(700, 3)
+    z[:, 1] = -1
+    z[5, 2] = 0
+    for values, axis in ((z, 1), (z.reshape(700, 3, 1, 1), 1), (z.double(), 1), (z.bfloat16(), 1)):
+        counts = counts_of(values, axis)
+        assert counts.on.tolist() == [700, 0, 699]
+        assert counts.off.tolist() == [0, 700, 0]
+        assert counts.zero.tolist() == [0, 0, 1]
+
+
 def test_counting_changes_nothing_and_leaves_no_hook() -> None:
     torch.manual_seed(0)
     net = Net(True)
