@@ -23,6 +23,7 @@ COMMANDS = {
     "tinyeeg": "tinyeeg.cli",
     "pi-adapt": "pi_adapt.cli",
     "mcu-vision": "mcu_vision.cli",
+    "mcu-attention": "mcu_attention.cli",
 }
 LIGHT = {"torch", "matplotlib", "sklearn", "polars", "mne", "scipy", "pymoo", "can", "onnxruntime"}
 
