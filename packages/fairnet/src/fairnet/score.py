@@ -25,7 +25,8 @@ class Score:
             Multi-Color MNIST.
         aligned, conflicting: over images of which every attribute goes with the label, or any does not; None where unknown.
         worst_class: lowest accuracy of a class on its conflicting images (of a class, where unknown).
-        probe: how well a fresh linear probe reads the group from the bottleneck; 1 / groups is nothing. None where groups are unknown.
+        probe: how well a fresh linear probe reads the bias from the bottleneck (mean over attributes); 1 / values is nothing. None where
+            groups are unknown.
         by_alignment: with several attributes, the accuracy of each combination, such as ``left+ right-``.
     """
 

@@ -224,11 +224,15 @@ def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
 
 
 def probe_accuracy(model: nn.Module, data: BiasedSet, test_features: NDArray[np.float32], seed: int = 0) -> float:
-    """How well a freshly trained linear probe reads the group from the bottleneck of test images: fitted on the balanced part."""
+    """How well a freshly trained linear probe reads the bias from the bottleneck of test images, fitted on the balanced part; the mean
+    over attributes where there are several."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     features, _ = predict(model, data.balanced, data)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed)).fit(features, data.balanced.b)
-    return float(probe.score(test_features, data.test.b))
+    found = []
+    for (known, _), (true, _) in zip(true_biases(data, data.balanced), true_biases(data, data.test), strict=True):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed)).fit(features, known)
+        found.append(float(probe.score(test_features, true)))
+    return float(np.mean(found))
