@@ -17,13 +17,16 @@ from ondevice_train.compression._geometry import LinearGeometry
 from ondevice_train.compression._tucker import expand, orthonormalise, project, rank_for, relative_error, spectrum, unfold
 from ondevice_train.compression.asi import ASI
 from ondevice_train.compression.asi_paper import ASIPaper
+from ondevice_train.compression.bench import evaluation_norms
 from ondevice_train.compression.fixed_bases import FixedBases, cosine_basis
 from ondevice_train.compression.gradient_filter import GradientFilter
 from ondevice_train.compression.hosvd import HOSVD, hosvd, hosvd_ranks
 from ondevice_train.compression.max_pool import CompactMaxPool2d
+from ondevice_train.compression.planner import plan
 from ondevice_train.compression.prepare import codec_state, load_codec_state, prepare, restore
 from ondevice_train.compression.quantise import Quantise, dequantise, quantise
 from ondevice_train.compression.svd import SVD
+from ondevice_train.ops.selective import Selective
 from tensorly.decomposition import tucker
 from torch import nn
 
@@ -410,3 +413,26 @@ def test_max_pooling_keeps_a_byte_an_output_with_the_gradient_of_torch(kernel, s
     assert torch.equal(y, plain(x))
     torch.testing.assert_close(torch.autograd.grad(y, x, grad)[0], torch.autograd.grad(plain(x), x, grad)[0], rtol=0, atol=1e-12)
     assert measure.saved_bytes(lambda: pool(x), [x]).bytes == pool.saved_bytes(x.shape) == y.numel()
+
+
+def test_frozen_convolutions_apply_their_norm_and_give_it_back():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+    model = nn.Sequential(block, nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3)).double()
+    norm, x = block[1], torch.randn(4, 3, 8, 8, dtype=F64)
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        values.uniform_(0.5, 1.5)
+    evaluation_norms(model)
+    expected, keys = model(x), list(model.state_dict())
+    prepare(model, plan(model, x, method="quantise", last=1))
+    assert isinstance(model[0][0], Selective)
+    assert model[0][1].absorbed
+    assert list(model.state_dict()) == keys
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+    model.load_state_dict({**model.state_dict(), "0.1.bias": norm.bias.detach() + 1})
+    moved = model(x)
+    restore(model)
+    assert type(model[0][0]) is nn.Conv2d
+    assert type(model[0][1]) is nn.BatchNorm2d
+    torch.testing.assert_close(model(x), moved, rtol=0, atol=1e-12)
+    assert not torch.allclose(moved, expected)

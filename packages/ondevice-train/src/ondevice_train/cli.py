@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def memory(
         ["trained biases", result.bias_params],
         ["mask bits", result.mask_bits],
         *([name.replace("_", " ") + " (bytes)", size] for name, size in result.details.items()),
-        ["total (bytes)", result.total_bytes],
+        ["total (bytes)", math.ceil(result.total_bytes)],
         ["total (KiB)", round(result.kilobytes, 2)],
         ["weight-gradient MACs", result.weight_gradient_macs],
     ]
