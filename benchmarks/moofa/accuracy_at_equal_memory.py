@@ -128,7 +128,7 @@ def use(runs: list[dict], spaces: list[str]) -> dict:
             "found": len(values),
             "mean": float(values.mean()),
             "least": float(values.min()),
-            "at_least_0.85": float((values >= 0.85).mean()),
+            "at_least_85_percent": float((values >= 0.85).mean()),
         }
     return result
 
