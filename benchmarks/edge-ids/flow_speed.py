@@ -1,6 +1,6 @@
 """Training, inference and ingest speed and peak memory, on rows replicated from NF-BoT-IoT-v2 with noise (SYNTHETIC; for timing only).
 
-Run: python benchmarks/edge-ids/flow_speed.py [--threads 1]
+Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory|training-memory ...]
 The official GraphIDS (PyG branch, UNSW-v2 settings, batch 32,768, 2 threads, 100,000 flows, this kind of machine): 17,500 flows/s training loop only,
 29,000 to 42,000 flows/s inference with sampling, 3.0 GB peak. Other programs ran on this machine at the same time, so CPU seconds stand beside wall seconds.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from edge_ids.flow.fit import FitConfig, read_all
-from edge_shared.files import write_json
+from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def timed(function, count):
 def models(flows: int, threads: int) -> dict:
     """One process: scale, train one epoch, score."""
     import torch
-    from edge_ids.flow import neural
+    from edge_ids.flow import kernels, neural
     from edge_ids.flow.graph import in_means
     from edge_ids.flow.presets import PAPER, preset
     from edge_ids.flow.scaling import Scaler
@@ -67,16 +67,34 @@ def models(flows: int, threads: int) -> dict:
         neural.train(
             model, x[warm][:4096], table.src[warm][:4096], table.dst[warm][:4096], replace(config, epochs=1), seed=0, validate=lambda: None
         )
+
         one = replace(config, epochs=1)
-        train = timed(lambda: neural.train(model, x, table.src, table.dst, one, seed=0, validate=lambda: None), flows)  # noqa: B023
+
+        def once(precision: str, model=model, one=one) -> None:
+            neural.train(model, x, table.src, table.dst, one, seed=0, validate=lambda: None, precision=precision)
+
+        exact = timed(lambda: once("float32"), flows) if kind == "graphids" else None
+        train = timed(lambda: once("auto"), flows)
         score = timed(lambda: neural.score(model, x, in_means(x, table.dst, hosts), table.src, table.dst, config.window), flows)  # noqa: B023
         # Every pair of hosts differs: the pairs-once shortcut gains nothing.
         worst_src, worst_dst = np.arange(flows), flows + np.arange(flows)
         few = min(flows, 20_480)
         means = np.zeros((2 * flows, 41), np.float32)
         worst = timed(lambda: neural.score(model, x[:few], means, worst_src[:few], worst_dst[:few], config.window), few)  # noqa: B023
-        rows[name] = {"training": train, "inference": score, "inference_all_pairs_differ": worst}
-        print(name, threads, {key: round(value["flows_per_second"]) for key, value in rows[name].items()}, file=sys.stderr, flush=True)
+        rows[name] = {
+            "training": train,
+            "training_float32": exact,
+            "precision": kernels.resolve("auto"),
+            "inference": score,
+            "inference_all_pairs_differ": worst,
+        }
+        print(
+            name,
+            threads,
+            {key: round(value["flows_per_cpu_second"]) for key, value in rows[name].items() if isinstance(value, dict)},
+            file=sys.stderr,
+            flush=True,
+        )
     return {"threads": threads, "rows": rows, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
@@ -165,35 +183,54 @@ def whole_training(flows: int, benign: int) -> list[dict]:
     return rows
 
 
+def training_memory(sizes: tuple[int, ...]) -> list[dict]:
+    """Peak memory of `flow train --in-pieces` on growing SYNTHETIC files, each in a process of its own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for flows in sizes:
+            path = Path(folder) / "flows.parquet"
+            command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow"]
+            subprocess.run([*command, "generate", "--flows", str(flows), "--out", str(path)], check=True, capture_output=True)
+            options = ["--model", "simpleae", "--epochs", "1", "--in-pieces", "--json", "--out", str(Path(folder) / f"m{flows}")]
+            out = subprocess.run([*command, "train", "--data", str(path), *options], capture_output=True, text=True, check=True).stdout
+            document = json.loads(out)
+            rows.append({"model": "simpleae", "flows": flows, "peak_rss_bytes": document["cost"]["peak_rss_bytes"]})
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def one_process(flows: int, threads: int) -> dict:
+    command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(flows)]
+    environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*")
     parser.add_argument("--flows", type=int, default=100_000)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000, 600_000])
     arguments = parser.parse_args()
     if arguments.threads is not None:
         print(json.dumps(models(arguments.flows, arguments.threads)))
         return
-    document = {
+    parts = {
+        "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
+        "ingest": lambda: ingest(500_000),
+        "whole-training": lambda: whole_training(278_781, 1_285),
+        "stream-memory": lambda: memory((50_000, 200_000, 600_000)),
+        "training-memory": lambda: training_memory((100_000, 1_000_000)),
+    }
+    document = read_json(OUT) if OUT.is_file() else {}
+    document |= {
         "command": "python benchmarks/edge-ids/flow_speed.py", "synthetic": True, "flows": arguments.flows, "official": OFFICIAL,
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}, "environment": environment(),
-        "load_average": [], "models": [],
     }  # fmt: skip
-
-    def keep(name: str, value: object) -> None:
-        document[name] = value
-        document["load_average"].append({name: os.getloadavg()})
-        write_json(OUT, document)
-
-    for threads in (1, 2):
-        command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(arguments.flows)]
-        environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        run = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout)
-        keep("models", [*document["models"], run])
-        if threads == 1:
-            keep("ingest", ingest(500_000))
-            keep("whole_training", whole_training(278_781, 1_285))
-            keep("stream_memory", memory(tuple(arguments.sizes)))
+    loads = document["load_average"] if isinstance(document.get("load_average"), dict) else {}
+    for name in arguments.parts or parts:
+        document[name.replace("-", "_")] = parts[name]()
+        loads[name] = os.getloadavg()
+        write_json(OUT, document | {"load_average": loads})
 
 
 if __name__ == "__main__":

@@ -56,6 +56,14 @@ def _pcap(path: Path) -> None:
         pass
 
 
+def _export(path: Path) -> None:
+    from edge_ids.flow.netflow_wire import Decoder, flows_table
+
+    decoder = Decoder()
+    if flows := decoder.decode(path.read_bytes(), "192.0.2.1", 1.7e9):
+        flows_table(flows, str(decoder.accept))
+
+
 def _eve(path: Path) -> None:
     from edge_ids.flow.textlog import read_eve
 
@@ -151,6 +159,15 @@ def _netflow_seed() -> bytes:
     return (",".join(columns) + "\n" + ",".join(row) + "\n").encode()
 
 
+def _export_seed() -> bytes:
+    """An IPFIX message: a template with addresses, a name of variable length and bytes, and one record."""
+    fields = b"".join(struct.pack(">HH", *field) for field in ((8, 4), (12, 4), (96, 65_535), (1, 8)))
+    template = struct.pack(">HHHH", 2, 8 + len(fields), 300, 4) + fields
+    record = bytes([10, 0, 0, 1, 10, 0, 0, 2, 3]) + b"ssh" + struct.pack(">Q", 840)
+    data = struct.pack(">HH", 300, 4 + len(record)) + record
+    return struct.pack(">HHIII", 10, 16 + len(template) + len(data), 1_700_000_000, 1, 9) + template + data
+
+
 def _pcap_seed() -> bytes:
     ip = bytes.fromhex("45000024000100004011000a0a0000010a000002") + struct.pack(">HHHH", 1000, 53, 16, 0) + b"12345678"
     frame = bytes(12) + b"\x08\x00" + ip
@@ -190,6 +207,7 @@ def targets() -> dict[str, Target]:
         "car-hacking": Target(".csv", _can, b"1478198376.389427,0316,8,05,21,68,09,21,21,00,6f,R\n1478198376.389636,018f,2,fe,5b,T\n"),
         "netflow": Target(".csv", _netflow, _netflow_seed()),
         "pcap": Target(".pcap", _pcap, _pcap_seed()),
+        "netflow-export": Target(".bin", _export, _export_seed()),
         "eve": Target(".json", _eve, EVE),
         "zeek": Target(".log", _zeek, ZEEK),
         "aci": Target(".mat", _aci, _mat_seed()),

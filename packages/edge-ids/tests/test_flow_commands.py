@@ -275,3 +275,30 @@ def test_bench_measures_both_ways(trained, capsys):
     assert metrics["flows"] == 1500
     assert min(metrics["batch_flows_per_second"], metrics["stream_flows_per_second"], metrics["window_ms_median"]) > 0
     assert metrics["window_ms_p99"] >= metrics["window_ms_median"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_generated_flows_say_that_they_are_synthetic(tmp_path, capsys, suffix):
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        code, out, _ = call(capsys, "generate", "--flows", 500, "--planted", 5, "--seed", 4, "--out", path, "--json")
+        assert code == 0
+    assert json.loads(out)["classes"] == {"Benign (synthetic)": 490, "new-host (synthetic)": 5, "odd-flow (synthetic)": 5}
+    found = json.loads(call(capsys, "inspect", "--data", paths[0], "--json")[1])
+    assert (found["flows"], found["attack"], found["extractor"]) == (500, 10, "synthetic-1")
+    assert (paths[0].read_bytes() == paths[1].read_bytes()) or suffix == "parquet"
+    assert not [path for path in tmp_path.iterdir() if path not in paths]
+
+
+def test_bad_input_leaves_nothing_behind(trained, data, tmp_path, capsys):
+    (tmp_path / "short.csv").write_bytes(b"".join(data.read_bytes().splitlines(keepends=True)[:5]))
+    (tmp_path / "broken.csv").write_bytes(data.read_bytes().replace(b"64240", b"six", 1))
+    before = set(tmp_path.iterdir())
+    for name in ("short", "broken"):
+        assert call(capsys, "train", "--data", tmp_path / f"{name}.csv", "--model", "hbos", "--out", tmp_path / "x")[0] == 2
+        assert set(tmp_path.iterdir()) == before
+    arguments = ["run", "--model", trained, "--out", tmp_path / "x"]
+    assert call(capsys, *arguments, "--csv", tmp_path / "broken.csv")[0] == 2
+    assert call(capsys, *arguments, "--csv", data, "--metrics", "nowhere")[0] == 2
+    assert call(capsys, *arguments, "--csv", data, "--syslog", "nowhere")[0] == 2
+    assert set(tmp_path.iterdir()) == before

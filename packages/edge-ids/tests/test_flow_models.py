@@ -136,9 +136,9 @@ def test_chunks_do_not_change_training(monkeypatch):
     x, src, dst = flows(150)
     weights = []
     for chunk in (16, 1024):
-        monkeypatch.setattr(neural, "CHUNK", chunk)
+        monkeypatch.setattr(neural, "TRAIN_CHUNK", chunk)
         model = neural.build("graphids", 5, SMALL, 0)
-        neural.train(model, x, src, dst, SMALL, seed=0, validate=lambda: None)
+        neural.train(model, x, src, dst, SMALL, seed=0, validate=lambda: None, precision="float32")
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     # Nine steps of 1e-3 each move a weight by up to 9e-3; Adam turns rounding of near-zero gradients into 1e-5.
     torch.testing.assert_close(*weights, atol=2e-4, rtol=0)

@@ -200,7 +200,7 @@ def fit(
     Raises:
         InputError: inputs or a loss that are not finite, an empty loader, a checkpoint that is damaged or of other settings.
     """
-    fabric = _fabric(device, config.precision)
+    fabric = open_fabric(device, config.precision)
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     optimizer = optimizer or _optimizer(config, _trainable(model) if parameters is None else parameters)
     for group in optimizer.param_groups:
@@ -424,7 +424,16 @@ class _Run:
             self.epoch_start, self.now = self.now, None
 
 
-def _fabric(device: str, precision: str) -> Any:
+def open_fabric(device: str, precision: str) -> Any:
+    """Lightning Fabric, connected with the processes that ``torchrun`` or ``fabric run`` started together with this one.
+
+    Args:
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        precision: as Fabric names it, such as ``32-true``.
+
+    Raises:
+        InputError: for another device, or a GPU that is not there.
+    """
     from lightning_fabric import Fabric
 
     if device not in ("auto", "cpu", "cuda"):

@@ -1,13 +1,14 @@
-"""`edge-ids flow`: train, run, inspect, convert, export, bench."""
+"""`edge-ids flow`: train, run, generate, collect, inspect, convert, export, bench."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +18,15 @@ from edge_shared.cli import Json, Out, Resume, Seed, emit, emit_line, say, table
 from edge_shared.errors import InputError
 
 if TYPE_CHECKING:
+    from edge_shared.files import Run
     from rich.console import Console
 
     from edge_ids.alerts import Alert
+    from edge_ids.flow.collector import Collector
     from edge_ids.flow.fit import FitResult
+    from edge_ids.flow.live import LiveFlows
+
+_LIVE = ("interface", "collector")
 
 app = typer.Typer(
     name="flow",
@@ -51,6 +57,7 @@ def train(
     horizon_flows: Annotated[int, typer.Option(min=1, help="Flows that a stream remembers.")] = 32_768,
     horizon_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds that a stream remembers; default no limit.")] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds of flow time after which a stream scores a window that is not full.")] = 10.0,
+    precision: Annotated[str, typer.Option(help="Inside a torch model while it trains: auto (by the CPU), float32 or bfloat16.")] = "auto",
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also score an untrained and a raw-feature model.")] = True,
     format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
     seed: Seed = 0,
@@ -62,7 +69,8 @@ def train(
 
     from edge_ids.flow import sources
     from edge_ids.flow.detector import Horizon
-    from edge_ids.flow.fit import CHECKPOINT, FitConfig, fit
+    from edge_ids.flow.fit import CHECKPOINT, FitConfig, check, fit
+    from edge_ids.flow.processes import rank
     from edge_ids.flow.report import write_report
 
     if data is None and resume is None:
@@ -70,15 +78,23 @@ def train(
     config = FitConfig(
         data or "", model, split, scaler, threshold, false_alarm_rate, confidence, preset, epochs, patience,
         tuple(name.strip() for name in exclude.split(",") if name.strip()), Horizon(horizon_flows, horizon_seconds, delay=delay), controls,
-        seed, format,
+        seed, format, precision,
     )  # fmt: skip
     if data is not None and resume is None:
+        check(config)
         sources.detect(Path(data))
+    if rank() and resume is None:
+        fit(config)
+        return
     run = open_run(out, resume, asdict(config))
     if run.resumed:
         stored = run.config
         config = FitConfig(**stored | {"horizon": Horizon(**stored["horizon"]), "exclude": tuple(stored["exclude"])})
-    result = fit(config, checkpoint=run.path, on_epoch=say)
+    if rank():
+        fit(config, checkpoint=run.path)
+        return
+    with _nothing_left(run):
+        result = fit(config, checkpoint=run.path, on_epoch=say)
     result.detector.save(run.path)
     cost = result.cost | {"model_bytes": (run.path / "model.safetensors").stat().st_size, "peak_rss_bytes": _peak_rss()}
     outcome = write_report(run.path, config, result, sources.fingerprint(config.data), "edge-ids flow train", cost)
@@ -86,6 +102,17 @@ def train(
         leftover.unlink()
     run.commit()
     emit(outcome, json, lambda console: _show(console, result, run.out))
+
+
+@contextmanager
+def _nothing_left(run: Run) -> Iterator[None]:
+    """Take away the folder of a run that bad input ended before it had anything to keep."""
+    try:
+        yield
+    except InputError:
+        if not any(path.name != "config.json" and path.stat().st_size for path in run.path.iterdir()):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def _peak_rss() -> int:
@@ -121,7 +148,12 @@ def run(
     eve: Annotated[Path | None, typer.Option(help="Suricata EVE log with flow events.")] = None,
     zeek: Annotated[Path | None, typer.Option(help="Zeek conn.log, TSV or JSON.")] = None,
     interface: Annotated[str | None, typer.Option(help="Listen on a network interface (Linux, needs CAP_NET_RAW).")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="With --interface: stop after that long; default at Ctrl-C.")] = None,
+    netflow: Annotated[
+        str | None, typer.Option(help="Collect NetFlow v5/v9 or IPFIX datagrams at [host:]port, default host 127.0.0.1.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="With --interface or --netflow: stop after that long; default at Ctrl-C.")
+    ] = None,
     threshold_value: Annotated[float | None, typer.Option(help="Score above which a flow raises an alert; default the model's.")] = None,
     cooldown: Annotated[float, typer.Option(min=0, help="Seconds of flow time in which a pair of hosts raises one alert.")] = 60.0,
     batch: Annotated[int, typer.Option(min=1, help="Flows read at once; changes memory, not results.")] = 16_384,
@@ -141,91 +173,85 @@ def run(
     from edge_ids.alerts import EveWriter, Metrics, MetricsServer, SyslogWriter
     from edge_ids.alerts import eve as record
     from edge_ids.flow import sources
+    from edge_ids.flow.collector import Collector
     from edge_ids.flow.detector import load
-    from edge_ids.flow.live import LiveFlows
     from edge_ids.flow.monitor import FlowMonitor
 
-    choices = (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek), ("interface", interface))
+    choices = (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek), ("interface", interface), ("collector", netflow))
     given = [(name, path) for name, path in choices if path is not None]
     if resume is None and len(given) != 1:
-        raise InputError("give one of --csv, --pcap, --eve, --zeek, --interface")
+        raise InputError("give one of --csv, --pcap, --eve, --zeek, --interface, --netflow")
     detector = load(model)
+    if resume is None and given[0][0] not in _LIVE and not Path(str(given[0][1])).is_file():
+        raise InputError(f"{given[0][1]}: no such file")
     settings: dict[str, Any] = {"source": [(name, str(path)) for name, path in given], "cooldown": cooldown, "threshold": threshold_value}
-    folder = open_run(out, resume, settings) if out is not None or resume is not None else None
-    if folder is not None and folder.resumed:
-        settings = folder.config
-    format, source = settings["source"][0]
-    live = LiveFlows(source) if format == "interface" else None
-    if live is None and not Path(source).is_file():
-        raise InputError(f"{source}: no such file")
-    pages = Metrics() if metrics is not None else None
-    server = MetricsServer(pages, metrics) if pages is not None and metrics is not None else None
-    monitor = FlowMonitor(detector, settings["cooldown"], settings["threshold"], pages)
-    alerts_path = None if folder is None else folder.path / "alerts.jsonl"
-    state_path = None if folder is None else folder.path / "state.npz"
-    skip = 0
-    if alerts_path is not None and state_path is not None and state_path.is_file():
-        length = monitor.restore(state_path)
-        if alerts_path.is_file():
-            os.truncate(alerts_path, length)
-        skip = 0 if live is not None else monitor.summary.flows
-    writer = None if alerts_path is None else EveWriter(alerts_path)
-    remote = None if syslog is None else SyslogWriter(syslog)
+    with ExitStack() as stack:
+        folder = open_run(out, resume, settings) if out is not None or resume is not None else None
+        if folder is not None:
+            stack.enter_context(_nothing_left(folder))
+            settings = folder.config
+        format, source = settings["source"][0]
+        live = stack.enter_context(closing(_listen(format, source, detector.extractor))) if format in _LIVE else None
+        pages = Metrics() if metrics is not None else None
+        if pages is not None and metrics is not None:
+            stack.enter_context(closing(MetricsServer(pages, metrics)))
+        monitor = FlowMonitor(detector, settings["cooldown"], settings["threshold"], pages)
+        alerts_path = None if folder is None else folder.path / "alerts.jsonl"
+        state_path = None if folder is None else folder.path / "state.npz"
+        skip = 0
+        if alerts_path is not None and state_path is not None and state_path.is_file():
+            length = monitor.restore(state_path)
+            if alerts_path.is_file():
+                os.truncate(alerts_path, length)
+            skip = 0 if live is not None else monitor.summary.flows
+        writer = None if alerts_path is None else stack.enter_context(closing(EveWriter(alerts_path)))
+        remote = None if syslog is None else stack.enter_context(closing(SyslogWriter(syslog)))
 
-    def deliver(alerts: Any) -> None:
-        for alert in alerts:
-            if writer is not None:
-                writer.write(alert)
-            if remote is not None:
-                remote.write(alert)
-            if json:
-                emit_line(record(alert))
-            elif writer is None:
-                say(_line(alert))
+        def deliver(alerts: Any) -> None:
+            for alert in alerts:
+                if writer is not None:
+                    writer.write(alert)
+                if remote is not None:
+                    remote.write(alert)
+                if json:
+                    emit_line(record(alert))
+                elif writer is None:
+                    say(_line(alert))
 
-    def save() -> None:
-        if state_path is not None and alerts_path is not None:
-            monitor.save(state_path, alerts_path.stat().st_size)
+        def save() -> None:
+            if state_path is not None and alerts_path is not None:
+                monitor.save(state_path, alerts_path.stat().st_size)
 
-    try:
         since = 0
-        with _stop_between_batches() as check:
-            parts = sources.read(source, format, batch, allow_truncated) if live is None else live.read(seconds)
-            for part in parts:
-                if part is None:
-                    deliver(monitor.tick(time.time()))
-                    check()
-                    continue
-                # What an interrupted run had taken in already is skipped.
-                if skip >= len(part):
-                    skip -= len(part)
-                    continue
-                part = detector.check(part.rows(slice(skip, None)), source)
-                skip = 0
-                deliver(monitor.feed(part))
-                since += len(part)
-                try:
-                    check()
-                except KeyboardInterrupt:
-                    save()
-                    raise
-                if since >= 100_000:
-                    save()
-                    since = 0
-            deliver(monitor.flush())
-    finally:
-        if writer is not None:
-            writer.close()
-        if remote is not None:
-            remote.close()
-        if server is not None:
-            server.close()
-        if live is not None:
-            live.close()
+        check = stack.enter_context(_stop_between_batches())
+        parts = sources.read(source, format, batch, allow_truncated) if live is None else live.read(seconds)
+        for part in parts:
+            if part is None:
+                deliver(monitor.tick(time.time()))
+                check()
+                continue
+            # What an interrupted run had taken in already is skipped.
+            if skip >= len(part):
+                skip -= len(part)
+                continue
+            part = detector.check(part.rows(slice(skip, None)), source)
+            skip = 0
+            deliver(monitor.feed(part))
+            since += len(part)
+            try:
+                check()
+            except KeyboardInterrupt:
+                save()
+                raise
+            if since >= 100_000:
+                save()
+                since = 0
+        deliver(monitor.flush())
+        counted = {} if live is None else {"packets": live.packets, "dropped": live.dropped}
+        if isinstance(live, Collector):
+            counted |= asdict(live.counts) | {"flows": monitor.summary.flows}
     cost = {"peak_rss_bytes": _peak_rss()}
-    metrics_of_run = asdict(monitor.summary) | {"threshold": monitor.threshold}
-    if live is not None:
-        metrics_of_run |= {"packets": live.packets, "dropped": live.dropped}
+    metrics_of_run = asdict(monitor.summary) | {"threshold": monitor.threshold} | counted
     if folder is not None and state_path is not None:
         state_path.unlink(missing_ok=True)
         outcome = Result(command="edge-ids flow run", metrics=metrics_of_run, cost=cost, artifacts={"alerts": "alerts.jsonl"},
@@ -237,6 +263,22 @@ def run(
         return
     rows = [[name.replace("_", " "), value] for name, value in metrics_of_run.items()]
     emit(metrics_of_run, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
+
+
+def _listen(kind: str, where: str, extractor: str) -> LiveFlows | Collector:
+    """Open a live source: packets of an interface, or flows that exporters send."""
+    if kind == "collector":
+        from edge_ids.flow.collector import Collector
+        from edge_ids.flow.netflow_wire import VERSIONS
+
+        if extractor not in VERSIONS.values():
+            raise InputError(
+                f"--netflow: the model was trained on flows by {extractor}; record some with `edge-ids flow collect` and train on them"
+            )
+        return Collector(where, extractor)
+    from edge_ids.flow.live import LiveFlows
+
+    return LiveFlows(where)
 
 
 @contextmanager
@@ -274,6 +316,44 @@ def _line(alert: Alert) -> str:
         words = "unusual combination: " + ", ".join(item["feature"] for item in reasons["score_shares"])
     ends = f"{alert.fields['src_ip']} -> {alert.fields['dest_ip']}:{alert.fields['dest_port']}"
     return f"{alert.signature}: {ends}, score {alert.details['score']:.4g}, {alert.details['flows']} flows ({words or 'its hosts, not its own features'})"
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option("--out", help="File to write, .csv or .parquet.")],
+    flows: Annotated[int, typer.Option(min=1, help="Rows, attacks included.")] = 20_000,
+    planted: Annotated[int, typer.Option(min=0, help="Attacks of each of two kinds: an odd flow in a busy pair, a new host.")] = 40,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Write SYNTHETIC flows, one hour of clients and servers with planted attacks, to try everything without data."""
+    from edge_ids.flow.generate import generate as write
+
+    counts = write(out, flows, planted, seed)
+    text = f"{flows:,} synthetic flows to {out}: " + ", ".join(
+        f"{count:,} {name.removesuffix(' (synthetic)')}" for name, count in counts.items()
+    )
+    outcome = {"flows": flows, "synthetic": True, "seed": seed, "classes": counts, "artifacts": {"flows": str(out)}}
+    emit(outcome, json, lambda console: console.print(text))
+
+
+@app.command()
+def collect(
+    netflow: Annotated[str, typer.Option(help="NetFlow v5/v9 or IPFIX datagrams at [host:]port, default host 127.0.0.1.")],
+    to: Annotated[Path, typer.Option("--to", help="Parquet file to write.")],
+    seconds: Annotated[float, typer.Option(min=0, help="How long.")] = 3600.0,
+    json: Json = False,
+) -> None:
+    """Record the flows that exporters send, to train a model on them; the first version seen (v5, v9 or IPFIX) is taken."""
+    from edge_ids.flow.collector import Collector
+    from edge_ids.flow.inspect import write_parquet
+
+    with closing(Collector(netflow)) as source:
+        say(f"listening on UDP port {source.port} for {seconds:g} s")
+        count = write_parquet((part for part in source.read(seconds) if part is not None), to, f"--netflow {netflow}")
+        figures = asdict(source.counts) | {"dropped": source.dropped}
+    outcome = {"flows": count, "metrics": figures, "artifacts": {"parquet": str(to)}}
+    emit(outcome, json, lambda console: console.print(f"{count:,} flows from {figures['datagrams']:,} datagrams to {to}"))
 
 
 @app.command()

@@ -16,11 +16,12 @@ from edge_ids.flow.classical import CLASSICAL
 from edge_ids.flow.detector import KINDS, Detector, Horizon, reference_of
 from edge_ids.flow.metrics import Metrics, average_precision, measure
 from edge_ids.flow.presets import NEURAL_KINDS, preset
+from edge_ids.flow.processes import rank
 from edge_ids.flow.scaling import Scaler
-from edge_ids.flow.splits import benign, split
+from edge_ids.flow.splits import PROTOCOLS, benign, split
 from edge_ids.flow.stream import stream_scores
 from edge_ids.flow.table import Array, FlowTable, concatenate
-from edge_ids.flow.thresholds import Threshold, calibrate
+from edge_ids.flow.thresholds import RULES, Threshold, calibrate
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -41,6 +42,7 @@ class FitConfig:
         preset: settings of the torch models, see `presets.preset`.
         epochs: overrides the preset.
         patience: overrides the preset.
+        precision: number format inside a torch model while it trains, see `kernels.resolve`.
         exclude: features to leave out.
         horizon: how a stream remembers flows.
         controls: also score an untrained model and a raw-feature Isolation Forest.
@@ -63,6 +65,7 @@ class FitConfig:
     controls: bool = True
     seed: int = 0
     format: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,31 @@ def read_all(config: FitConfig) -> FlowTable:
     return table.select(table.schema.without(config.exclude)) if config.exclude else table
 
 
+def check(config: FitConfig) -> None:
+    """Refuse settings that no data could make valid, before anything is read or written.
+
+    Raises:
+        InputError: naming the option; torch missing for a torch model.
+    """
+    if config.model not in KINDS:
+        raise InputError(f"--model {config.model}: choose one of {', '.join(KINDS)}")
+    for option, value, known in (
+        ("split", config.split, PROTOCOLS), ("scaler", config.scaler, ("minmax", "log1p")), ("threshold", config.threshold, ("auto", *RULES)),
+        ("format", config.format, sources.FORMATS),
+    ):  # fmt: skip
+        if value not in known:
+            raise InputError(f"--{option} {value}: choose one of {', '.join(known)}")
+    for option, share in (("false-alarm-rate", config.false_alarm_rate), ("confidence", config.confidence)):
+        if not 0 < share < 1:
+            raise InputError(f"--{option} {share:g}: give a share between 0 and 1")
+    if config.model in NEURAL_KINDS:
+        require("torch", "edge-ids[torch]")
+        from edge_ids.flow import kernels
+
+        preset(config.preset, config.model, "nf-v2")  # type: ignore[arg-type]
+        kernels.resolve(config.precision)
+
+
 def fit(
     config: FitConfig,
     table: FlowTable | None = None,
@@ -127,10 +155,7 @@ def fit(
     Raises:
         InputError: for unusable data or settings; torch missing for a torch model.
     """
-    if config.model not in KINDS:
-        raise InputError(f"--model {config.model}: choose one of {', '.join(KINDS)}")
-    if config.model in NEURAL_KINDS:
-        require("torch", "edge-ids[torch]")
+    check(config)
     table = read_all(config) if table is None else table
     settings = None
     if config.model in NEURAL_KINDS:
@@ -215,9 +240,9 @@ def _train(
     src, dst = np.split(ends, 2)
     assert detector.config is not None
     return neural.train(
-        detector.model, x_train, src, dst, detector.config, seed=config.seed, validate=validate,
+        detector.model, x_train, src, dst, detector.config, seed=config.seed, validate=validate, precision=config.precision,
         state=load_checkpoint(path) if path is not None and path.is_file() else None,
-        checkpoint=(lambda state: None) if path is None else (lambda state: save_checkpoint(path, state)), on_epoch=tell,
+        checkpoint=(lambda state: None) if path is None or rank() else (lambda state: save_checkpoint(path, state)), on_epoch=tell,
     )  # fmt: skip
 
 

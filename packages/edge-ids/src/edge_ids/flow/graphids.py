@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edge_ids.flow import kernels
 from edge_ids.flow.flow_model import FlowModel
 from edge_ids.flow.presets import NeuralConfig
 
@@ -53,6 +54,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.dtype: torch.dtype | None = None
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -65,6 +67,9 @@ class Attention(nn.Module):
         else:
             q = F.linear(query_BLD, self.in_proj_weight[:width], self.in_proj_bias[:width])
             k, v = F.linear(memory_BLD, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, -1)
+
+        if self.training and self.dtype is not None and not self.dropout:
+            return self.out_proj(kernels.attention(q, k, v, bias, self.heads, self.dtype))
 
         def split(tensor: Tensor) -> Tensor:
             return tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -84,6 +89,7 @@ class EncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.dropout = dropout
+        self.dtype: torch.dtype | None = None
 
     def drop(self, x: Tensor) -> Tensor:
         """Dropout in training."""
@@ -91,6 +97,8 @@ class EncoderLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The two linear layers with ReLU between."""
+        if self.training and self.dtype is not None and not self.dropout:
+            return kernels.feed_forward(x, self.linear1.weight, self.linear1.bias, self.linear2.weight, self.linear2.bias, self.dtype)
         return self.drop(self.linear2(self.drop(F.relu(self.linear1(x)))))
 
     def forward(self, x: Tensor, bias: Tensor | None, key_bias: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from edge_shared.errors import InputError
 from edge_shared.files import atomic_path
 
 from edge_ids.flow import sources
+from edge_ids.flow.netflow import columns_of
+from edge_ids.flow.table import FlowTable
 
 
 @dataclass
@@ -81,7 +84,16 @@ def convert(path: str, to: Path, format: str = "auto", allow_truncated: bool = F
     """Write the flows of `path` as Parquet with the columns of their schema; returns their number.
 
     Raises:
-        InputError: if `path` cannot be read, or its flows are of the conn schema, which is read from logs only.
+        InputError: if `path` cannot be read or holds no flow.
+    """
+    return write_parquet(sources.read(path, format, allow_truncated=allow_truncated), to, path)
+
+
+def write_parquet(tables: Iterable[FlowTable], to: Path, where: str) -> int:
+    """Write flows as one Parquet file, atomically, piece by piece; returns their number.
+
+    Raises:
+        InputError: if there is none; `where` is what the message calls their source.
     """
     from edge_shared.errors import require
 
@@ -92,24 +104,16 @@ def convert(path: str, to: Path, format: str = "auto", allow_truncated: bool = F
     count = 0
     writer = None
     with atomic_path(to) as temporary:
-        for table in sources.read(path, format, allow_truncated=allow_truncated):
-            if table.schema.name == "conn":
-                raise InputError(f"{path}: Zeek and Suricata flows have no Parquet form; convert takes NetFlow tables and captures")
-            columns = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
-            columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
-            if table.label is not None:
-                columns["Label"] = table.label
-            if table.attack is not None:
-                columns["Attack"] = table.attack
-            if table.start is not None and table.end is not None:
-                columns |= {"FLOW_START_MILLISECONDS": table.start * 1000, "FLOW_END_MILLISECONDS": table.end * 1000}
-            piece = pa.table(columns)
+        try:
+            for table in tables:
+                piece = pa.table(columns_of(table))
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, piece.schema.with_metadata({"edge_ids.extractor": table.extractor}))
+                writer.write_table(piece.cast(writer.schema))
+                count += len(table)
             if writer is None:
-                notes = {"edge_ids.extractor": table.extractor}
-                writer = pq.ParquetWriter(temporary, piece.schema.with_metadata(notes))
-            writer.write_table(piece.cast(writer.schema))
-            count += len(table)
-        if writer is None:
-            raise InputError(f"{path}: holds no flow")
-        writer.close()
+                raise InputError(f"{where}: holds no flow")
+        finally:
+            if writer is not None:
+                writer.close()
     return count

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXTRACTOR = "nprobe"
 START, END = "FLOW_START_MILLISECONDS", "FLOW_END_MILLISECONDS"
+DATASET = "Dataset"
+SYNTHETIC = "synthetic"
 
 
 def read_netflow(path: str | Path, batch: int = 200_000) -> Iterator[FlowTable]:
@@ -40,7 +42,7 @@ def read_netflow(path: str | Path, batch: int = 200_000) -> Iterator[FlowTable]:
 
     path = Path(path)
     frame, schema = _scan(path)
-    extractor = _extractor(path)
+    extractor = _extractor(path, frame)
     try:
         for part in frame.collect_batches(chunk_size=batch, maintain_order=True):
             # The reader's own pieces may be larger than asked for.
@@ -68,7 +70,7 @@ def _scan(path: Path) -> tuple[pl.LazyFrame, Schema]:
     names = {name.strip().removeprefix("\ufeff"): name for name in columns}
     schema = netflow_schema(list(names), str(path))
     kinds = _kinds(schema)
-    wanted = {name: kind for name, kind in kinds.items() if name in names}
+    wanted = {name: kind for name, kind in kinds.items() if name in names} | ({DATASET: pl.String} if DATASET in names else {})
     if frame is None:
         frame = pl.scan_csv(path, schema={name: kinds.get(name.strip().removeprefix("\ufeff"), pl.String) for name in columns})
     frame = frame.select([pl.col(names[name]).cast(kind).alias(name) for name, kind in wanted.items()])
@@ -83,13 +85,35 @@ def _kinds(schema: Schema) -> dict[str, Any]:
     return kinds | {"Label": pl.Float64, "Attack": pl.String, START: pl.Float64, END: pl.Float64}
 
 
-def _extractor(path: Path) -> str:
-    """Who measured the flows: `convert` notes it in the Parquet file; everything else is nProbe's."""
+def _extractor(path: Path, frame: pl.LazyFrame) -> str:
+    """Who measured the flows: `convert` notes it in the Parquet file, `generate` in the column Dataset; everything else is nProbe's."""
     import polars as pl
 
-    if path.suffix != ".parquet":
-        return EXTRACTOR
-    return pl.read_parquet_metadata(path).get("edge_ids.extractor", EXTRACTOR)
+    try:
+        if path.suffix == ".parquet":
+            noted = pl.read_parquet_metadata(path).get("edge_ids.extractor")
+            if noted is not None:
+                return noted
+        if DATASET in frame.collect_schema().names():
+            first = frame.select(DATASET).head(1).collect()
+            if len(first) and str(first[0, 0]).startswith(SYNTHETIC):
+                return str(first[0, 0])
+    except pl.exceptions.PolarsError:
+        pass  # the reading proper says what is wrong
+    return EXTRACTOR
+
+
+def columns_of(table: FlowTable) -> dict[str, Any]:
+    """The columns of a NetFlow file that holds `table`, whose schema is NF-v2 or v3."""
+    columns: dict[str, Any] = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
+    columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
+    if table.label is not None:
+        columns["Label"] = table.label
+    if table.attack is not None:
+        columns["Attack"] = table.attack
+    if table.start is not None and table.end is not None:
+        columns |= {START: table.start * 1000, END: table.end * 1000}
+    return columns
 
 
 def _table(frame: pl.DataFrame, schema: Schema, extractor: str, path: Path) -> FlowTable:

@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edge_ids.flow import kernels
 from edge_ids.flow.edge_aware import EdgeAware
 from edge_ids.flow.flow_model import FlowModel
 from edge_ids.flow.graph import SampledMeans
 from edge_ids.flow.graphids import GraphIDS, attention_mask
 from edge_ids.flow.presets import NeuralConfig
+from edge_ids.flow.processes import Processes
 from edge_ids.flow.simpleae import SimpleAE
 from edge_ids.flow.table import Array
 
 CHUNK = 1024
 """Flows that are in the transformer at once: their feed-forward activations fit the cache."""
+TRAIN_CHUNK = 512
+"""Likewise in training, where attention matrices are kept beside them."""
 
 _MODELS: dict[str, type[GraphIDS] | type[SimpleAE] | type[EdgeAware]] = {
     "graphids": GraphIDS,
@@ -122,6 +126,7 @@ class Training:
         flows_per_second: training flows, over all epochs, per second of that.
         loss: mean training loss per epoch.
         validation: validation PR-AUC per epoch.
+        precision: number format of the big matrices, see `kernels`.
     """
 
     epochs: int
@@ -131,6 +136,7 @@ class Training:
     flows_per_second: float
     loss: list[float]
     validation: list[float | None]
+    precision: str
 
 
 def train(
@@ -142,11 +148,14 @@ def train(
     *,
     seed: int,
     validate: Callable[[], float | None],
+    precision: str = "auto",
     state: dict[str, Any] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] = lambda state: None,
     on_epoch: Callable[[int, float, float | None], None] = lambda epoch, loss, quality: None,
 ) -> Training:
     """Train on benign flows; the model holds the best weights afterwards (GraphIDS, section 3.4).
+
+    Under ``torchrun`` or ``fabric run`` each process takes every n-th piece of a batch, and all end with the same weights.
 
     Args:
         model: from `build`.
@@ -156,20 +165,22 @@ def train(
         config: settings.
         seed: of batches, masks and dropout.
         validate: returns the validation PR-AUC of the model as it is; None keeps the last weights.
+        precision: ``float32``, ``bfloat16`` or ``auto``, see `kernels.resolve`.
         state: what `checkpoint` got last, to go on from there.
         checkpoint: called after every epoch with all that `state` needs.
         on_epoch: called with epoch, training loss and validation PR-AUC.
     """
+    precision = kernels.resolve(precision)
+    processes = Processes.connect()
     hosts = int(max(src_E.max(), dst_E.max())) + 1
     means = SampledMeans(x_EF, dst_E, hosts, config.fanout)
     x, src, dst = torch.from_numpy(x_EF), torch.from_numpy(src_E.astype(np.int64)), torch.from_numpy(dst_E.astype(np.int64))
     graph = [parameter for name, parameter in model.named_parameters() if name.startswith("graph.")]
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("graph.")]
     groups = [{"params": graph, "weight_decay": config.graph_weight_decay}, {"params": rest, "weight_decay": config.weight_decay}]
-    optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
+    optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
     numbers = np.random.default_rng(seed)
     masks = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
     best: dict[str, Any] = {"epoch": 0, "quality": None, "weights": copy.deepcopy(model.state_dict())}
     losses: list[float] = []
     validation: list[float | None] = []
@@ -179,13 +190,13 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         numbers.bit_generator.state = state["numpy"]
         masks.set_state(state["masks"])
-        torch.set_rng_state(state["torch"])
         best, losses, validation, seconds = state["best"], state["losses"], state["validation"], state["seconds"]
     for epoch in range(len(losses) + 1, config.epochs + 1):
         if best["quality"] is not None and epoch - 1 - best["epoch"] >= config.patience:
             break
         began = time.perf_counter()
-        losses.append(_epoch(model, optimiser, x, src, dst, means, config, numbers, masks))
+        with kernels.reduced(model, precision):
+            losses.append(_epoch(model, optimiser, x, src, dst, means, config, numbers, masks, processes))
         seconds += time.perf_counter() - began
         quality = validate()
         validation.append(quality)
@@ -194,16 +205,16 @@ def train(
         on_epoch(epoch, losses[-1], quality)
         checkpoint({
             "model": model.state_dict(), "optimiser": optimiser.state_dict(), "numpy": numbers.bit_generator.state, "masks": masks.get_state(),
-            "torch": torch.get_rng_state(), "best": best, "losses": losses, "validation": validation, "seconds": seconds,
+            "best": best, "losses": losses, "validation": validation, "seconds": seconds,
         })  # fmt: skip
     model.load_state_dict(best["weights"])
     speed = len(x_EF) * len(losses) / seconds if seconds else 0.0
-    return Training(len(losses), best["epoch"], best["quality"], seconds, speed, losses, validation)
+    return Training(len(losses), best["epoch"], best["quality"], seconds, speed, losses, validation, precision)
 
 
 def _epoch(
     model: FlowModel, optimiser: torch.optim.Optimizer, x: Tensor, src: Tensor, dst: Tensor, means: SampledMeans, config: NeuralConfig,
-    numbers: np.random.Generator, masks: torch.Generator,
+    numbers: np.random.Generator, masks: torch.Generator, processes: Processes,
 ) -> float:  # fmt: skip
     model.train()
     order = torch.from_numpy(numbers.permutation(len(x)))
@@ -211,23 +222,30 @@ def _epoch(
     for rows in order.split(config.batch):
         optimiser.zero_grad(set_to_none=True)
         x_EF = x[rows]
+        # Dropout is a matter of the batch and the piece, so that it does not matter which process takes which piece.
+        key = int(numbers.integers(1 << 48))
+        torch.manual_seed(key)
         z_ED = model.embed(torch.from_numpy(means.draw(numbers)), src[rows], dst[rows], x_EF)
-        # The autoencoder runs in chunks on a leaf; its gradient then goes through the graph encoder once. The sum is the same.
-        leaf_ED = z_ED.detach().requires_grad_()
+        # The autoencoder runs in chunks on leaves; their gradient then goes through the graph encoder once. The sum is the same.
+        grad_ED = torch.zeros_like(z_ED)
         bias = attention_mask(min(config.window, len(rows)), config.mask, masks) if model.windowed and config.mask else None
         whole = len(rows) // config.window * config.window
-        step = max(1, CHUNK // config.window) * config.window
+        step = max(1, TRAIN_CHUNK // config.window) * config.window
         pieces = [(start, min(start + step, whole), config.window) for start in range(0, whole, step)]
         if whole < len(rows):
             pieces.append((whole, len(rows), len(rows) - whole))
         loss = 0.0
-        for start, stop, length in pieces:
+        for start, stop, length in pieces[processes.rank :: processes.size]:
+            torch.manual_seed(key + 1 + start)
             cut = bias if bias is None else bias[:length, :length]
-            errors = model.errors(leaf_ED[start:stop].unflatten(0, (-1, length)), x_EF[start:stop].unflatten(0, (-1, length)), cut)
-            part = errors.sum() / len(rows)
+            leaf = z_ED.detach()[start:stop].unflatten(0, (-1, length)).requires_grad_()
+            part = model.errors(leaf, x_EF[start:stop].unflatten(0, (-1, length)), cut).sum() / len(rows)
             part.backward()
+            assert leaf.grad is not None
+            grad_ED[start:stop] = leaf.grad.flatten(0, 1)
             loss += part.item()
-        z_ED.backward(leaf_ED.grad)
+        z_ED.backward(grad_ED)
+        loss = processes.add_up(model.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
         total += loss * len(rows)

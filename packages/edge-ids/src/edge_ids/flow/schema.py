@@ -29,7 +29,7 @@ CONN = (
     "SRC_PORT", "DST_PORT", "PROTOCOL", "DURATION", "IN_BYTES", "OUT_BYTES", "IN_PKTS", "OUT_PKTS", "BYTES_PER_PKT_IN",
     "BYTES_PER_PKT_OUT", "STATE_ESTABLISHED", "STATE_REJECTED",
 )  # fmt: skip
-"""What Zeek's conn.log and Suricata's EVE flow records have in common (DURATION in seconds)."""
+"""What Zeek's conn.log, Suricata's EVE flow records and NetFlow exports have in common (DURATION in seconds)."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ SCHEMAS = {schema.name: schema for schema in (Schema("nf-v2", NF_V2), Schema("nf
 
 
 def netflow_schema(columns: list[str], where: str) -> Schema:
-    """Tell v2 from v3 by the columns of a NetFlow table, whatever the file is called.
+    """Tell v2, v3 and conn by the columns of a flow table, whatever the file is called.
 
     Raises:
         InputError: naming the columns that are missing.
     """
     present = set(columns)
+    if {"IPV4_SRC_ADDR", "IPV4_DST_ADDR", *CONN} <= present:
+        return SCHEMAS["conn"]
     best = SCHEMAS["nf-v3" if present.intersection(NF_V3[len(NF_V2) :]) else "nf-v2"]
     missing = [name for name in ("IPV4_SRC_ADDR", "IPV4_DST_ADDR", *best.features) if name not in present]
     if missing:
