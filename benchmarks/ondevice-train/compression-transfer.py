@@ -116,7 +116,7 @@ def summary(runs: list[dict]) -> dict:
             both = sorted(set(own) & set(base))
             if both:
                 differences = [100 * (own[seed]["test_accuracy"] - base[seed]["test_accuracy"]) for seed in both]
-                rows[method] = {
+                rows[method.replace(".", "_")] = {
                     "mean_accuracy": statistics.fmean(own[seed]["test_accuracy"] for seed in both), "seeds": len(both),
                     "points_to_plain": statistics.fmean(differences), "ci95_points": half_width(differences),
                     "measured_bytes": max(own[seed]["measured_bytes"] for seed in both),
