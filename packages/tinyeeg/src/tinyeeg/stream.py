@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class StreamingChain:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
+        self._nothing = np.zeros((0, chain.n_features))
         self.reset()
 
     def reset(self) -> None:
@@ -49,13 +51,13 @@ class StreamingChain:
         x = np.array(chunk_CT, dtype=np.float64)  # a copy: drivers reuse their buffers
         if x.ndim != 2 or len(x) != len(chain.channels):
             raise InputError(f"the chunk has shape {x.shape}; this chain takes {len(chain.channels)} channels")
-        if not np.isfinite(x).all():
+        if not math.isfinite(x.sum()):
             raise InputError("the chunk holds NaN or infinite samples; mark them as dropped and reset the chain")
         if x.shape[1]:
             self._waiting.append(x)
             self._missing -= x.shape[1]
         if self._missing > 0:
-            return np.zeros((0, chain.n_features))
+            return self._nothing
         x = np.concatenate(self._waiting, axis=1)
         if self._first is None:
             self._first = x[:, :1].copy()
