@@ -31,14 +31,24 @@ def test_two_colours_are_independent_given_the_class() -> None:
     goes = data.alignment(data.train)
     assert goes is not None
     left, right = goes
-    assert 0.88 < left.mean() <= 0.9
-    assert 0.7 < right.mean() <= 0.8
-    assert abs((left & right).mean() - left.mean() * right.mean()) < 0.02
+    assert abs(left.mean() - 0.9) < 0.01
+    assert abs(right.mean() - 0.8) < 0.01
+    assert abs((left & right).mean() - 0.72) < 0.01
     assert len(data.groups) == 100
     assert data.aligned_pairs["3"] == ("left 3, right 3",)
     test = data.alignment(data.test)
     assert test is not None
     assert (abs(test.mean(1) - 0.1) < 0.05).all()
+
+
+def test_pairs_are_the_product_of_both_shares() -> None:
+    y = np.repeat(np.arange(5), (200, 300, 250, 1, 0))
+    pairs = two_colours.assign_pairs(y, 5, 0.9, 0.6, np.random.default_rng(3))
+    for label in range(3):
+        n = (y == label).sum()
+        for left, right in ((label, label), (label, 4), (4, label), (4, 3)):
+            expected = n * (0.9 if left == label else 0.025) * (0.6 if right == label else 0.1)
+            assert abs((pairs[y == label] == left * 5 + right).sum() - expected) <= 1
 
 
 def test_two_colours_are_painted_left_and_right() -> None:
@@ -105,7 +115,7 @@ def test_bad_generator_settings() -> None:
         spuco.spuco_images("digits", patch="huge")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="label_noise is 2"):
         spuco.spuco_images("digits", label_noise=2)
-    with pytest.raises(InputError, match="rho_right is -1"):
+    with pytest.raises(InputError, match="rho_right is -1; the share"):
         two_colours.two_colour_images("digits", rho_right=-1)
 
 

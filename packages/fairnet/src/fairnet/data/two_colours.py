@@ -14,7 +14,7 @@ from edge_shared.errors import InputError
 from numpy.typing import NDArray
 
 from fairnet.data.parts import Attribute, BiasedSet, Part, statistics
-from fairnet.data.planting import assign_groups, grey, pool, strokes
+from fairnet.data.planting import grey, pool, strokes
 
 LEFT = np.array([colorsys.hsv_to_rgb(index / 10, 0.9, 0.8) for index in range(10)])
 RIGHT = 1 - LEFT
@@ -45,19 +45,17 @@ def two_colour_images(
         size: pixels a side; the source's own if omitted.
     """
     random = np.random.default_rng(seed)
-    if not 0 <= rho_right <= 1:
-        raise InputError(f"rho_right is {rho_right}; the share of aligned samples lies between 0 and 1")
+    for option, share in (("rho", rho), ("rho_right", rho_right)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{option} is {share}; the share of aligned samples lies between 0 and 1")
     found = pool(source, train=train, val=val, balanced=balanced, size=size, random=random, most=len(LEFT))
     classes = len(found.classes)
 
     def part(name: str, left_share: float, right_share: float) -> Part:
         x, y = found.parts[name]
-        left = assign_groups(y, classes, left_share, random)
-        # Drawn apart for images whose left colour goes with the class and for the others, so that one says nothing about the other.
-        right = np.empty_like(left)
-        for rows in (np.flatnonzero(left == y), np.flatnonzero(left != y)):
-            right[rows] = assign_groups(y[rows], classes, right_share, random)
-        return Part(paint(grey(x), left, right, random), y, left * classes + right)
+        pairs = assign_pairs(y, classes, left_share, right_share, random)
+        left, right = pairs // classes, pairs % classes
+        return Part(paint(grey(x), left, right, random), y, pairs)
 
     biased = part("train", rho, rho_right)
     mean, std = statistics(biased.x)
@@ -79,6 +77,28 @@ def two_colour_images(
             Attribute("right", values, pair % classes, np.arange(classes)),
         ),
     )
+
+
+def assign_pairs(
+    y_N: NDArray[np.int64], classes: int, left_share: float, right_share: float, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A pair left * classes + right for each sample: within a class every pair as often as the product of both shares says, rounded up or
+    down so that the sums hold."""
+
+    def shares(share: float, label: int) -> NDArray[np.float64]:
+        found = np.full(classes, (1 - share) / (classes - 1))
+        found[label] = share
+        return found
+
+    pairs = np.empty(len(y_N), dtype=np.int64)
+    for label in range(classes):
+        rows = random.permutation(np.flatnonzero(y_N == label))
+        order = random.permutation(classes**2)
+        table = np.outer(shares(left_share, label), shares(right_share, label)).ravel()[order]
+        edges = np.round(np.cumsum(table) * len(rows)).astype(int)
+        edges[-1] = len(rows)
+        pairs[rows] = np.repeat(order, np.diff(edges, prepend=0))
+    return pairs
 
 
 def paint(
