@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,19 @@ def test_the_light_is_in_training_only(finished: Path) -> None:
     # Images of the new domain are the test images, turned; the statistics stay those of training.
     np.testing.assert_array_equal(work.personal.test_x, np.rot90(images.test_x, axes=(1, 2)))
     assert work.personal.mean == images.mean == pytest.approx((images.train_x / 255).mean((0, 1, 2)), abs=1e-4)
+
+
+def test_a_cut_off_run_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Without its last stages, as after a kill in the fifth; the slow test of resuming kills for real, in every stage."""
+    shutil.copytree(finished, tmp_path / "out.partial")
+    for name in ("5-personalise", "6-export"):
+        shutil.rmtree(tmp_path / "out.partial" / name)
+    for name in ("result.json", "report.html"):
+        (tmp_path / "out.partial" / name).unlink()
+    assert run("--resume", tmp_path / "out") == 0
+    for name in ("model.safetensors", "model.int8.onnx"):
+        file = f"6-export/model/{name}"
+        assert (tmp_path / "out" / file).read_bytes() == (finished / file).read_bytes()
 
 
 @pytest.fixture
