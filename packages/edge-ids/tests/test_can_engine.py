@@ -104,7 +104,7 @@ def test_alert_buffer_that_fills_up_loses_nothing(traffic: Frames, profile: Prof
     attacked = inject(rest(traffic), Attack("dos", 5, 15), seed=1).frames
     expected = StreamingDetector(profile).process(attacked).detections
     small = StreamingDetector(profile)
-    small._out = np.zeros((engine.PER_ID + 5, 6), np.int64)
+    small._out = np.zeros((engine.COLUMNS + 5, 6), np.int64)
     assert small.process(attacked).detections == expected
 
 
@@ -199,8 +199,14 @@ def test_stall_of_the_logger_is_no_attack(traffic: Frames, profile: Profile) -> 
 
 def test_clock_going_back_starts_over(traffic: Frames, profile: Profile) -> None:
     frames = rest(traffic)
-    again = concat([frames, frames])
-    assert StreamingDetector(profile).process(again).detections == []
+    middle = frames.time_us[len(frames) // 2]
+    swapped = concat([frames.take(frames.time_us >= middle), frames.take(frames.time_us < middle)])
+    assert StreamingDetector(profile).process(swapped).detections == []
+
+
+def test_the_same_recording_twice_is_a_replay(traffic: Frames, profile: Profile) -> None:
+    frames = rest(traffic)
+    assert {found.detector for found in StreamingDetector(profile).process(concat([frames, frames])).detections} == {"repeat"}
 
 
 def test_profile_round_trip_and_damage(profile: Profile, tmp_path: Path) -> None:

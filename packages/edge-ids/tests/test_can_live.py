@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +46,12 @@ def test_train_says_what_it_did(folder: Path) -> None:
     assert result["profile"]["ids"] == 20
     assert result["profile"]["mature"] is False
     assert result["metrics"]["false_alarms"] == 0
-    assert result["artifacts"] == ["profile.json", "profile.npz"]
+    assert {"profile.json", "profile.npz", "report.html", "detectors.png", "timeline.png"} <= set(result["artifacts"])
+    assert all((folder / "model" / name).is_file() for name in result["artifacts"])
+    assert result["metrics"]["attacks"]["fabrication"]["event_recall"] == 1
+    page = (folder / "model" / "report.html").read_text()
+    assert "made up by a program" not in page or result["data"]["synthetic"]
+    assert "Held-out traffic" in page
 
 
 def test_replay_contract(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -125,6 +133,53 @@ def test_live_run_raises_the_alerts_of_the_replay(folder: Path, tmp_path: Path) 
     assert 'edge_ids_can_alerts_total{detector="timing"}' in page
     written = [record["alert"]["metadata"]["detector"] for record in lines((tmp_path / "eve.json").read_text())]
     assert len(written) == summary["alerts"]
+
+
+SENDER = """
+import sys, time, can
+from edge_ids.can.readers import read_frames
+from edge_ids.can.writers import messages
+frames, _ = read_frames(sys.argv[1])
+with can.Bus(sys.argv[2], interface=sys.argv[3]) as bus:
+    for message in messages(frames.take(slice(0, 4000))):
+        bus.send(message)
+        time.sleep(0.0002)
+"""
+
+
+def second_process_bus(interface: str, channel: str) -> Any:
+    """A bus that another process can reach, or a skip that says what this machine lacks."""
+    can = pytest.importorskip("can")
+    try:
+        bus = can.Bus(channel, interface=interface)
+        if interface == "udp_multicast":  # the kernel may take the socket and carry nothing
+            with can.Bus(channel, interface=interface) as probe:
+                probe.send(can.Message(arbitration_id=1, is_extended_id=False))
+                if bus.recv(timeout=2) is None:
+                    bus.shutdown()
+                    pytest.skip("this network carries no multicast")
+    except Exception as error:
+        pytest.skip(f"{interface} is not possible here: {' '.join(str(error).split())[:100]}")
+    return bus
+
+
+@pytest.mark.parametrize(("interface", "channel"), [("udp_multicast", "239.74.163.2"), ("socketcan", "vcan0")])
+def test_frames_of_a_real_second_process(folder: Path, interface: str, channel: str) -> None:
+    """Another process sends on a bus that the kernel carries; every frame arrives, and the attack is found."""
+    bus = second_process_bus(interface, channel)
+    service = Service(folder / "model")
+    result: list[dict] = []
+    with bus:
+        thread = threading.Thread(target=lambda: result.append(service.live(bus)))
+        thread.start()
+        subprocess.run([sys.executable, "-c", SENDER, str(folder / "attacked.csv"), channel, interface], check=True, timeout=120)
+        deadline = time.monotonic() + 10
+        while service.frames < 4000 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        service.stop()
+        thread.join(timeout=10)
+    assert (result[0]["frames"], result[0]["dropped"], result[0]["malformed"]) == (4000, 0, 0)
+    assert result[0]["unknown_id_frames"] == 0
 
 
 def test_silent_bus_is_noticed_by_the_timer_and_a_full_queue_drops(folder: Path) -> None:

@@ -324,3 +324,70 @@ def test_real_files() -> None:
     fd, _ = read_frames(folder / "issue_1905.blf")
     assert (fd.length == 64).all()
     assert (fd.flags & FD > 0).all()
+
+
+# --- ROAD signal extractions
+
+
+@given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_sixteen_bits_keep_the_order_of_signals(values: list[float]) -> None:
+    from edge_ids.can.readers._lines import ordered16
+
+    codes = [ordered16(value) for value in sorted(values)]
+    assert codes == sorted(codes)
+    assert all(0 <= code <= 0xFFFF for code in codes)
+    if max(values) > 1 and max(values) > 1.02 * sorted(values)[-2] > 0:
+        assert codes[-1] > codes[-2]
+
+
+def test_road_signals_in_any_column_order(tmp_path: Path) -> None:
+    from edge_ids.can.road import read_signals
+
+    text = "Label,Time,ID,Signal_1_of_ID,Signal_2_of_ID,Signal_10_of_ID\n0,0.5,208,1.0,2.5,\n1,0.51,1760,-3,,\n0,0.52,208,x,1,2\n0,0.53,208,1\n"
+    frames, bad = read(tmp_path, text, "max_speedometer_attack_1_masquerade.csv")
+    assert bad == {"signal": 1, "truncated": 1}
+    assert frames.id.tolist() == [0xD0, 0x6E0]
+    assert frames.time_us.tolist() == [500_000, 510_000]
+    assert frames.label.tolist() == [0, 1]
+    assert frames.length.tolist() == [4, 2]
+    assert int.from_bytes(frames.data[0, :2].tobytes(), "big") > 0x8000 > int.from_bytes(frames.data[1, :2].tobytes(), "big")
+    other = "ID,Signal_2_of_ID,Time,Label,Signal_1_of_ID,Signal_10_of_ID\n208,2.5,0.5,0,1.0,\n"
+    assert read(tmp_path, other, "b.csv")[0].data[0].tolist() == frames.data[0].tolist()
+    many = "Label,Time,ID," + ",".join(f"Signal_{i}_of_ID" for i in range(1, 23)) + "\n0,1,7," + ",".join(map(str, range(22))) + "\n"
+    wide, _ = read(tmp_path, many, "c.csv")
+    assert (wide.length[0], bool(wide.flags[0] & FD)) == (48, True)
+    (tmp_path / "d.csv").write_text(other)
+    table = read_signals(tmp_path / "d.csv")
+    assert table.columns == ["time", "id", "label", "signal_1", "signal_2", "signal_10"]
+    assert table.row(0) == (0.5, 208, 0, 1.0, 2.5, None)
+    (tmp_path / "e.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no header of ROAD signals"):
+        read_signals(tmp_path / "e.csv")
+
+
+def test_mf4_round_trip(tmp_path: Path) -> None:
+    """Needs asammdf (extra ``mf4``); python-can writes the file."""
+    pytest.importorskip("asammdf")
+    can = pytest.importorskip("can")
+    sent = [
+        can.Message(timestamp=1000.0 + i / 100, arbitration_id=0x100 + i, data=bytes([i, 2, 3]), is_extended_id=False) for i in range(5)
+    ]
+    with can.Logger(str(tmp_path / "trace.mf4")) as logger:
+        for message in sent:
+            logger(message)
+    frames, bad = read_frames(tmp_path / "trace.mf4")
+    assert bad == {}
+    assert frames.id.tolist() == [0x100 + i for i in range(5)]
+    assert [payload(frames, row) for row in range(5)] == [bytes([i, 2, 3]).hex() for i in range(5)]
+    np.testing.assert_allclose(np.diff(frames.time_us), 10_000, atol=20)
+
+
+def test_mf4_without_its_reader_says_what_to_install(tmp_path: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("asammdf"):
+        pytest.skip("asammdf is installed")
+    (tmp_path / "x.mf4").write_bytes(b"MDF     4.10    ")
+    with pytest.raises(InputError, match=r"edge-ids\[can,mf4\]"):
+        read_frames(tmp_path / "x.mf4")

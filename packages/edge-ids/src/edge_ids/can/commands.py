@@ -219,6 +219,27 @@ def train(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Option("--model", help="Folder made by `edge-ids can train`.")],
+    out: Out = None,
+    target: Annotated[str, typer.Option("--target", help="c99: constant tables and the detector, no heap, no floating point.")] = "c99",
+    json: Json = False,
+) -> None:
+    """Export the detector with its tables as C99 sources whose alerts equal Python's bit for bit."""
+    from edge_ids.can.export import export_c99
+    from edge_ids.can.profile import Profile
+
+    if target != "c99":
+        raise InputError(f"--target {target!r} is unknown; use c99")
+    if out is None:
+        raise InputError("give --out DIR for the sources")
+    result = export_c99(Profile.load(model), out)
+    cost = result["cost"]
+    text = f"C99 sources in {out}: {cost['table_bytes']:,} bytes of tables, {cost['state_bytes']:,} bytes of state\n{result['compile']}"
+    emit(result, json, lambda console: console.print(text, soft_wrap=True))
+
+
+@app.command()
 def run(
     model: Annotated[Path, typer.Option("--model", help="Folder made by `edge-ids can train`.")],
     replay: Annotated[Path | None, typer.Option("--replay", help="Run over this trace.")] = None,

@@ -31,10 +31,13 @@ SIGNATURES = {
     "silence": ("an ID or the whole bus fell silent", "suspension", 2),
     "unknown-id": ("identifiers never seen in training", "fuzzing", 1),
     "bus-load": ("more traffic than ever in training", "denial-of-service", 1),
+    "checksum": ("the payload's checksum does not fit", "masquerade", 1),
+    "cross": ("a value contradicts the same quantity on another ID", "masquerade", 1),
+    "repeat": ("payloads repeat what was sent before, in the same order", "masquerade", 2),
+    "tiny": ("the tiny network takes these frames for an attack", "anomaly", 2),
 }
 assert tuple(SIGNATURES) == DETECTORS
-_VALUE_DETECTORS = (engine.BITS, engine.JUMP, engine.FROZEN)
-STATE_FORMAT = "edge-ids-can-state-1"
+STATE_FORMAT = "edge-ids-can-state-2"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class StreamingDetector:
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        self.state = engine.new_state(len(profile.keys_K))
+        self.state = engine.new_state(len(profile.keys_K), profile.memories)
         self._out = np.zeros((4096 + len(profile.keys_K), 6), np.int64)
 
     @property
@@ -117,18 +120,20 @@ class StreamingDetector:
 
     def process(self, frames: Frames) -> Scores:
         """Take frames in order of arrival."""
-        n = len(frames)
-        ratio, raised = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        key, payload = keys_of(frames, self.profile.channels), payloads(frames)
         error = ((frames.flags & ERROR) > 0).astype(np.int64)
-        length = frames.length.astype(np.int64)
+        keys = keys_of(frames, self.profile.channels)
+        return self.process_columns(frames.time_us, keys, error, frames.length.astype(np.int64), payloads(frames))
+
+    def process_columns(self, time_us: Array, key: Array, error: Array, length: Array, payload: Array) -> Scores:
+        """Take frames as int64 columns (N): time, key (`keys_of`), 1 for error frames, payload bytes, payload (`payloads`)."""
+        n = len(time_us)
+        ratio, raised = np.zeros(n, np.int64), np.zeros(n, np.int64)
         detections: list[Detection] = []
         start = 0
         while start < n:
             start, found = engine.process(
-                self.profile.model, self.state, self.profile.keys_K, frames.time_us, key, error, length, payload, start,
-                ratio, raised, self._out,
-            )  # fmt: skip
+                self.profile.model, self.state, self.profile.keys_K, time_us, key, error, length, payload, start, ratio, raised, self._out
+            )
             detections += self._detections(found)
         return Scores((ratio / 1000).astype(np.float32), raised, detections)
 
@@ -146,14 +151,10 @@ class StreamingDetector:
 
     def _detections(self, count: int) -> list[Detection]:
         found = []
-        mature = bool(self.profile.model.limits[engine.L_MATURE])
         for frame, time_us, key, detector, level, threshold in self._out[:count].tolist():
+            anomaly, detector = divmod(detector, engine.HINT)
             scale = 1 if detector in (engine.SILENCE, engine.LOAD) else ONE_BIT
-            found.append(
-                Detection(
-                    frame, time_us, key, DETECTORS[detector], level / scale, threshold / scale, not mature and detector in _VALUE_DETECTORS
-                )
-            )
+            found.append(Detection(frame, time_us, key, DETECTORS[detector], level / scale, threshold / scale, bool(anomaly)))
         return found
 
     def save_state(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -188,12 +189,12 @@ class StreamingDetector:
     def reload(self, profile: Profile) -> None:
         """Change the model while running; what is known of the present (last frames, open alarms) is kept per ID."""
         old_profile, old = self.profile, self.state
-        fresh = engine.new_state(len(profile.keys_K))
+        fresh = engine.new_state(len(profile.keys_K), profile.memories)
         index = {int(key): k for k, key in enumerate(old_profile.keys_K)}
         for k, key in enumerate(profile.keys_K.tolist()):
             if key in index:
                 for name in State._fields:
-                    if name not in ("unknown_U", "bus"):
+                    if name not in ("memory_RT", "unknown_U", "features_F", "bus"):
                         getattr(fresh, name)[k] = getattr(old, name)[index[key]]
         fresh.unknown_U[:] = old.unknown_U
         fresh.bus[:] = old.bus

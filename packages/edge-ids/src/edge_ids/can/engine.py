@@ -5,12 +5,14 @@ Each detector turns a frame into *evidence*, the surprise ``-log2 p`` of what it
 and an alarm is raised when the sum crosses the detector's threshold for that ID. An ID seen only a few times in training
 cannot give much evidence per frame, so short training makes the detector slow rather than noisy.
 
-The detectors of payload *values* (bits, jump, frozen) generalise only as far as training has seen the vehicle: a car that
-stood still in training surprises them when it drives off. Until the profile is mature (`L_MATURE`, see
-`edge_ids.can.profile`) what they find is an *anomaly*, reported but neither an alert nor part of a frame's score.
+The detectors of payload *values* (bits, jump, frozen, cross, repeat, tiny) generalise only as far as training has seen the
+vehicle: a car that stood still in training surprises them when it drives off. Until the profile is mature (`L_MATURE`, see
+`edge_ids.can.profile`) what they find is an *anomaly*, reported but neither an alert nor part of a frame's score. Rules
+that do not depend on where the vehicle is (counters, checksums, a payload that never once repeated) alert from the start.
 
 All state is int64, so that batch, streaming, resumed and C runs agree bit for bit. Legend of array suffixes: ``_K`` known
-IDs, ``_D`` detectors, ``_H`` slots of a hash table, ``_U`` slots for unknown IDs.
+IDs, ``_D`` detectors, ``_H`` slots of a hash table, ``_U`` slots for unknown IDs, ``_B`` payload bytes or bins, ``_R`` IDs
+with a memory of payloads, ``_T`` its slots, ``_F`` features and ``_M`` hidden units of the tiny network.
 """
 
 # ruff: noqa: N815 - dimensions are suffixes of names, see the legend
@@ -22,15 +24,27 @@ import numpy as np
 
 from edge_ids.can._jit import compiled
 
-DETECTORS = ("timing", "format", "payload-bits", "payload-jump", "counter", "frozen", "ensemble", "silence", "unknown-id", "bus-load")
-TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, ENSEMBLE, SILENCE, UNKNOWN, LOAD = range(10)
-PER_ID = 7  # detectors 0..6 keep a sum per ID; silence is a timer per ID; the last two are of the whole bus
+DETECTORS = (
+    "timing", "format", "payload-bits", "payload-jump", "counter", "frozen", "ensemble", "silence", "unknown-id", "bus-load",
+    "checksum", "cross", "repeat", "tiny",
+)  # fmt: skip
+TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, ENSEMBLE, SILENCE, UNKNOWN, LOAD, CHECKSUM, CROSS, REPEAT, TINY = range(14)
+# Silence is a timer per ID, unknown-id and bus-load are of the whole bus; all others keep a sum per ID (unused columns stay 0).
+COLUMNS = 14
+# The two that mix what others say come last: while one of the others has its alarm on, they keep quiet.
+ORDER = np.array([TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, CHECKSUM, CROSS, REPEAT, ENSEMBLE, TINY])
 ONE_BIT = 16
 ENSEMBLE_CAP = 24 * ONE_BIT
+TINY_CAP = 12 * ONE_BIT
 ALIEN_BITS = 16  # no benign trace at hand ever showed more than 13 unseen bits at once, however short the training
+ALIEN_BYTE = 8  # nor more than 6 in one byte; 7 count too once the profile is mature
 HINT = 16  # shift of a detector's bit in the mask of a frame when it may raise anomalies only
 BINS = 256  # interval bins, 8 per octave of microseconds
 UNKNOWN_SLOTS = 1024
+REPEAT_SLOTS = 1024
+FEATURES = 18  # of the tiny network: evidence and sum of nine detectors
+HIDDEN = 12
+POLYNOMIALS = (0x07, 0x1D, 0x2F, 0x31, 0x9B)  # CRC-8: SMBus, SAE J1850, AUTOSAR H2F, Maxim (not reflected), WCDMA
 BUCKET_US = 100_000
 COOL_DOWN_US = 2_000_000
 HOLD_US = 2_000_000
@@ -55,7 +69,21 @@ class Model(NamedTuple):
         step_KB: largest change of each payload byte between frames, modulo 256 and in either direction (0..128), with a margin.
         counter_KC3: right shift, bits, step of up to four counters; bits 0 ends the list.
         counter_evidence_KC: evidence of a break.
-        frozen_K: a payload repeated this often is frozen; 0 for an ID whose payload may rest.
+        frozen_K: a payload repeated this often is frozen; 0 for an ID whose payload may rest, `NEVER_RESTS` for one that
+            was never seen twice in a row.
+        stuck_KB: a byte that stays the same through so many changes of the payload is stuck; 0 where that is normal.
+        checksum_K4: kind (0 none; 1 XOR and 2 sum of all bytes, 3 sum of the others, 4 sum of nibbles modulo 16, from 5 on
+            CRC-8 of the others by `POLYNOMIALS`), byte that carries it, constant, payload length.
+        checksum_evidence_K: evidence of a checksum that does not fit.
+        cross_KCX: up to three redundant signals per ID: own shift and kind (1 byte, 2 big-endian and 3 little-endian word;
+            0 ends the list), partner ID, its shift and kind, slope (1/65536) and intercept, tolerance, lowest and highest
+            partner value in training, age in us from which a partner is stale.
+        cross_evidence_KC: evidence of a value outside of the tolerance.
+        repeat_K: row of the payload memory, -1 for none.
+        repeat_mask_K: payload bits that count for it: all but counters and the checksum, which go on while a vehicle stands still.
+        repeat_evidence_K: evidence of two pairs of payloads that repeat at the same distance.
+        tiny_MF, tiny_bias_M, tiny_out_M: int8 weights (held as int64) of the tiny network, its 32-bit bias and output weights.
+        tiny_meta: on (0 or 1), shift after the hidden layer, output bias, multiplier to 1/16 bit (1/65536).
         threshold_KD: thresholds of the per-ID detectors.
         limits: bus-wide numbers, index by the `L_` constants.
     """
@@ -75,8 +103,25 @@ class Model(NamedTuple):
     counter_KC3: Any
     counter_evidence_KC: Any
     frozen_K: Any
+    stuck_KB: Any
+    checksum_K4: Any
+    checksum_evidence_K: Any
+    cross_KCX: Any
+    cross_evidence_KC: Any
+    repeat_K: Any
+    repeat_mask_K: Any
+    repeat_evidence_K: Any
+    tiny_MF: Any
+    tiny_bias_M: Any
+    tiny_out_M: Any
+    tiny_meta: Any
     threshold_KD: Any
     limits: Any
+
+
+NEVER_RESTS = 10
+CROSS_CHECKS = 3
+(X_SHIFT, X_KIND, X_PARTNER, X_PARTNER_SHIFT, X_PARTNER_KIND, X_SLOPE, X_INTERCEPT, X_TOLERANCE, X_LOW, X_HIGH, X_STALE) = range(11)
 
 
 L_UNKNOWN_EVIDENCE, L_UNKNOWN_THRESHOLD, L_LOAD_BITS, L_LOAD_THRESHOLD, L_STALL_US, L_GAP_US, L_MATURE = range(7)
@@ -91,10 +136,15 @@ class State(NamedTuple):
         backlog_K: how much earlier than the period the frames come, us (see `_timing`).
         payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated.
         novel_K, novel_time_K: unseen bits already counted, and when one was last seen.
+        stuck_KB: for each byte, changes of the payload that it did not take part in.
+        count_K: frames of the ID; lag_K: distance, in frames, of the last repeated pair of payloads; matches_K: how many pairs
+            in a row repeated at that distance.
+        memory_RT: hashes of pairs of payloads (high half) and when they came (low half), direct mapped.
         sums_KD, active_KD, alerted_KD, evidence_KD: leaky sums (1/16 bit), alarm state, time of the last alert and of
             the last evidence.
         silent_K, silent_alerted_K: an alarm of silence is on; time of its last alert.
         unknown_U: recent unknown keys, -1 for a free slot.
+        features_F: what the tiny network saw last.
         bus: bus-wide numbers, index by the `B_` constants.
     """
 
@@ -106,6 +156,11 @@ class State(NamedTuple):
     run_K: Any
     novel_K: Any
     novel_time_K: Any
+    stuck_KB: Any
+    count_K: Any
+    lag_K: Any
+    matches_K: Any
+    memory_RT: Any
     sums_KD: Any
     active_KD: Any
     alerted_KD: Any
@@ -113,31 +168,33 @@ class State(NamedTuple):
     silent_K: Any
     silent_alerted_K: Any
     unknown_U: Any
+    features_F: Any
     bus: Any
 
 
 (
     B_TIME, B_BUCKET, B_BITS, B_UNKNOWN_SUM, B_UNKNOWN_TIME, B_UNKNOWN_ACTIVE, B_UNKNOWN_ALERTED, B_LOAD_SUM, B_LOAD_ACTIVE,
-    B_LOAD_ALERTED, B_POINTER, B_FRAMES, B_UNKNOWN_FRAMES, B_ERRORS, B_GAPS, B_ALERTS, B_ANOMALIES,
-) = range(17)  # fmt: skip
+    B_LOAD_ALERTED, B_POINTER, B_FRAMES, B_UNKNOWN_FRAMES, B_ERRORS, B_GAPS, B_ALERTS, B_ANOMALIES, B_STALL,
+) = range(18)  # fmt: skip
 
 
-def new_state(known: int) -> State:
-    """A state before the first frame, for a model of `known` IDs."""
+def new_state(known: int, memories: int) -> State:
+    """A state before the first frame, for a model of `known` IDs of which `memories` remember their payloads."""
 
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, np.int64)
 
-    bus = zeros(17)
-    for index in (B_TIME, B_BUCKET, B_UNKNOWN_TIME, B_UNKNOWN_ALERTED, B_LOAD_ALERTED):
+    bus = zeros(18)
+    for index in (B_STALL, B_TIME, B_BUCKET, B_UNKNOWN_TIME, B_UNKNOWN_ALERTED, B_LOAD_ALERTED):
         bus[index] = NEVER
     k = max(known, 1)
     return State(
         last_K=np.full(k, NEVER), interval_K=zeros(k), backlog_K=zeros(k), payload_K=zeros(k), has_payload_K=zeros(k), run_K=zeros(k),
-        novel_K=zeros(k), novel_time_K=np.full(k, NEVER), sums_KD=zeros(k, PER_ID), active_KD=zeros(k, PER_ID),
-        alerted_KD=np.full((k, PER_ID), NEVER), evidence_KD=np.full((k, PER_ID), NEVER),
+        novel_K=zeros(k), novel_time_K=np.full(k, NEVER), stuck_KB=zeros(k, 8), count_K=zeros(k), lag_K=zeros(k), matches_K=zeros(k),
+        memory_RT=zeros(max(memories, 1), REPEAT_SLOTS), sums_KD=zeros(k, COLUMNS), active_KD=zeros(k, COLUMNS),
+        alerted_KD=np.full((k, COLUMNS), NEVER), evidence_KD=np.full((k, COLUMNS), NEVER),
         silent_K=zeros(k), silent_alerted_K=np.full(k, NEVER),
-        unknown_U=np.full(UNKNOWN_SLOTS, -1), bus=bus,
+        unknown_U=np.full(UNKNOWN_SLOTS, -1), features_F=zeros(FEATURES), bus=bus,
     )  # fmt: skip
 
 
@@ -160,6 +217,75 @@ def popcount(x: int) -> int:
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
     return ((x & 0x00FF00FF00FF00FF) + ((x >> 8) & 0x00FF00FF00FF00FF)) * 0x0001000100010001 >> 48 & 0x7F
+
+
+def _crc_tables() -> Any:
+    tables = np.zeros((len(POLYNOMIALS), 256), np.int64)
+    for row, polynomial in enumerate(POLYNOMIALS):
+        for value in range(256):
+            crc = value
+            for _ in range(8):
+                crc = (crc << 1) ^ (polynomial if crc & 0x80 else 0)
+            tables[row, value] = crc & 0xFF
+    return tables
+
+
+CRC_PB = _crc_tables()
+
+
+@compiled
+def checksum(kind: int, position: int, length: int, payload: int) -> int:
+    """What is constant over all frames if the payload carries a checksum of this kind, see `Model.checksum_K4`."""
+    total = 0
+    for b in range(length):
+        byte = (payload >> (56 - 8 * b)) & 0xFF
+        if kind == 1:
+            total ^= byte
+        elif kind == 2:
+            total += byte
+        elif kind == 3:
+            total += -byte if b == position else byte
+        elif kind == 4:
+            total += (byte >> 4) + (byte & 0xF)
+        elif b != position:
+            total = CRC_PB[kind - 5, total ^ byte]
+    if kind == 4:
+        return total & 0xF
+    if kind >= 5:
+        total ^= (payload >> (56 - 8 * position)) & 0xFF
+    return total & 0xFF
+
+
+@compiled
+def field_of(payload: int, shift: int, kind: int) -> int:
+    """A byte (kind 1), big-endian word (2) or little-endian word (3) of a packed payload."""
+    if kind == 1:
+        return (payload >> shift) & 0xFF
+    word = (payload >> shift) & 0xFFFF
+    return word if kind == 2 else (word >> 8) | (word & 0xFF) << 8
+
+
+@compiled
+def mix(payload: int, previous: int) -> int:
+    """Thirty-one bits that stand for a pair of payloads; a hash, the same in C."""
+    h = 0
+    for word in (payload & 0xFFFFFFFF, (payload >> 32) & 0xFFFFFFFF, previous & 0xFFFFFFFF, (previous >> 32) & 0xFFFFFFFF):
+        h = ((h ^ word) * 0x9E3779B1) & 0xFFFFFFFF
+        h ^= h >> 15
+    return h & 0x7FFFFFFF
+
+
+@compiled
+def tiny_logit(m: Model, x_F: Any) -> int:
+    """Output of the tiny network in 1/16 bit: int8 weights and inputs, 32-bit sums, one ReLU layer."""
+    total = m.tiny_meta[2]
+    for h in range(len(m.tiny_bias_M)):
+        value = m.tiny_bias_M[h]
+        for f in range(FEATURES):
+            value += m.tiny_MF[h, f] * x_F[f]
+        value = min(max(value, 0) >> m.tiny_meta[1], 127)
+        total += m.tiny_out_M[h] * value
+    return total * m.tiny_meta[3] >> 16
 
 
 @compiled
@@ -213,6 +339,7 @@ def _forget_times(s: State) -> None:
         s.backlog_K[k] = 0
         s.has_payload_K[k] = 0
         s.run_K[k] = 0
+        s.matches_K[k] = 0
 
 
 @compiled
@@ -229,7 +356,7 @@ def step(
         error: 1 for an error frame: counted, not scored.
         length: payload bytes.
         payload: first eight bytes, big endian, zero filled at the end.
-        out: int64 (A, 6), alerts: frame number, time, key, detector, level, threshold.
+        out: int64 (A, 6), alerts: frame number, time, key, detector (plus `HINT` for an anomaly), level, threshold.
         n: alerts already in `out`.
 
     Returns:
@@ -252,6 +379,7 @@ def step(
             bus[B_GAPS] += 1
         elif passed > m.limits[L_STALL_US]:
             bus[B_GAPS] += 1
+            bus[B_STALL] = time
             bus[B_BUCKET] = NEVER
             for k in range(known):
                 if s.last_K[k] != NEVER:
@@ -328,6 +456,10 @@ def step(
     e_jump = 0
     e_counter = 0
     e_frozen = 0
+    e_checksum = 0
+    e_cross = 0
+    e_repeat = 0
+    mature = m.limits[L_MATURE]
     drift_bits = ONE_BIT
 
     last = s.last_K[k]
@@ -364,11 +496,12 @@ def step(
             if popcount(fresh) >= ALIEN_BITS:
                 e_format = max(e_format, 3 * m.length_evidence_K[k])
             s.novel_K[k] |= unseen
-            byte = 0xFF
-            for _ in range(8):
-                if fresh & byte:
-                    e_bits += m.byte_evidence_K[k]
-                byte <<= 8
+            for b in range(8):
+                new = popcount((fresh >> (8 * b)) & 0xFF)
+                if new > 0:
+                    e_bits += (1 + new // 3) * m.byte_evidence_K[k]
+                if new >= ALIEN_BYTE - mature:
+                    e_format = max(e_format, 4 * m.length_evidence_K[k])
             if e_bits == 0:
                 drift_bits = ONE_BIT // 4  # still in unseen territory: forget slowly
         if s.has_payload_K[k]:
@@ -376,32 +509,94 @@ def step(
             e_jump = m.jump_evidence_KJ[k, popcount(changed)]
             if changed != 0:
                 for b in range(8):
-                    difference = ((payload >> (8 * b)) - (s.payload_K[k] >> (8 * b))) & 0xFF
-                    if min(difference, 256 - difference) > m.step_KB[k, b]:
+                    difference = ((payload >> (8 * b)) & 0xFF) - ((s.payload_K[k] >> (8 * b)) & 0xFF)
+                    if difference == 0:
+                        s.stuck_KB[k, b] += 1
+                        if mature and m.stuck_KB[k, b] > 0 and s.stuck_KB[k, b] >= m.stuck_KB[k, b]:
+                            e_frozen = max(e_frozen, 2 * ONE_BIT if s.stuck_KB[k, b] > m.stuck_KB[k, b] else 32 * ONE_BIT)
+                        continue
+                    s.stuck_KB[k, b] = 0
+                    difference &= 0xFF
+                    difference = min(difference, 256 - difference)
+                    if difference > m.step_KB[k, b]:
                         e_jump += m.byte_evidence_K[k]
+                        while difference >= 2 * m.step_KB[k, b]:  # and more for every octave beyond
+                            e_jump += 6 * ONE_BIT
+                            difference >>= 1
             for c in range(4):
                 width = m.counter_KC3[k, c, 1]
                 if width == 0:
                     break
                 shift = m.counter_KC3[k, c, 0]
                 span = (1 << width) - 1
-                if (((payload >> shift) - (s.payload_K[k] >> shift)) & span) != m.counter_KC3[k, c, 2]:
-                    e_counter = max(e_counter, m.counter_evidence_KC[k, c])
+                if (((payload >> shift) - (s.payload_K[k] >> shift)) & span) == m.counter_KC3[k, c, 2]:
+                    e_counter = 0  # one that goes on: the other may be a checksum that only looked like a counter
+                    break
+                e_counter = max(e_counter, m.counter_evidence_KC[k, c])
             s.run_K[k] = s.run_K[k] + 1 if changed == 0 else 0
             if m.frozen_K[k] > 0 and s.run_K[k] >= m.frozen_K[k]:
-                e_frozen = 2 * ONE_BIT if s.run_K[k] > m.frozen_K[k] else 32 * ONE_BIT
+                e_frozen = max(e_frozen, 2 * ONE_BIT if s.run_K[k] > m.frozen_K[k] else 32 * ONE_BIT)
+            if changed & m.repeat_mask_K[k] and m.repeat_K[k] >= 0:
+                # The memory takes one pair of payloads in four, chosen by its own hash, so that the same pairs are taken again.
+                h = mix(payload & m.repeat_mask_K[k], s.payload_K[k] & m.repeat_mask_K[k])
+                if h & 3 == 0:
+                    r = m.repeat_K[k]
+                    t = (h >> 2) & (REPEAT_SLOTS - 1)
+                    seen = s.memory_RT[r, t]
+                    now = s.count_K[k] & 0xFFFFFFFF
+                    if seen >> 32 == h:
+                        lag = (now - (seen & 0xFFFFFFFF)) & 0xFFFFFFFF
+                        if lag == s.lag_K[k]:
+                            s.matches_K[k] += 1
+                            e_repeat = m.repeat_evidence_K[k]
+                        else:
+                            s.matches_K[k] = 0
+                        s.lag_K[k] = lag
+                    else:
+                        s.lag_K[k] = 0
+                        s.matches_K[k] = 0
+                    s.memory_RT[r, t] = h << 32 | now
+        kind = m.checksum_K4[k, 0] if length == m.checksum_K4[k, 3] else 0
+        if kind > 0 and checksum(kind, m.checksum_K4[k, 1], length, payload) != m.checksum_K4[k, 2]:
+            e_checksum = m.checksum_evidence_K[k]
+        for c in range(CROSS_CHECKS):
+            own = m.cross_KCX[k, c, X_KIND]
+            if own == 0:
+                break
+            p = m.cross_KCX[k, c, X_PARTNER]
+            if s.has_payload_K[p] == 0 or time - s.last_K[p] > m.cross_KCX[k, c, X_STALE] or s.last_K[p] <= bus[B_STALL]:
+                continue  # not heard lately, or not since the logger stalled
+            value = field_of(s.payload_K[p], m.cross_KCX[k, c, X_PARTNER_SHIFT], m.cross_KCX[k, c, X_PARTNER_KIND])
+            if value < m.cross_KCX[k, c, X_LOW] or value > m.cross_KCX[k, c, X_HIGH]:
+                continue  # nothing is said beyond what training has seen
+            expected = (m.cross_KCX[k, c, X_SLOPE] * value >> 16) + m.cross_KCX[k, c, X_INTERCEPT]
+            if abs(field_of(payload, m.cross_KCX[k, c, X_SHIFT], own) - expected) > m.cross_KCX[k, c, X_TOLERANCE]:
+                e_cross = max(e_cross, m.cross_evidence_KC[k, c])
+        s.count_K[k] += 1
         s.payload_K[k] = payload
         s.has_payload_K[k] = 1
 
     # --- leaky sums and alarms
-    mature = m.limits[L_MATURE]
     alone = False
     if mature and in_time:
         e_counter *= 2  # no frame is missing, so the break is not the logger's
     # To the ensemble no detector gives more than half of its base threshold at once: it takes two of them.
     # The detectors of values have no vote: when a vehicle enters new territory they are wrong together.
     total = min(e_timing, ENSEMBLE_CAP) + min(e_format, ENSEMBLE_CAP) + min(e_counter, ENSEMBLE_CAP)
-    for d in range(PER_ID):
+    e_tiny = 0
+    if m.tiny_meta[0]:
+        x_F = s.features_F
+        busy = 0
+        for f, d, evidence in (
+            (0, TIMING, e_timing), (1, FORMAT, e_format), (2, BITS, e_bits), (3, JUMP, e_jump), (4, COUNTER, e_counter),
+            (5, FROZEN, e_frozen), (6, CHECKSUM, e_checksum), (7, CROSS, e_cross), (8, REPEAT, e_repeat),
+        ):  # fmt: skip
+            x_F[f] = min(evidence >> 2, 127)  # quarters of a bit
+            x_F[f + 9] = min(s.sums_KD[k, d] >> 4, 127)  # bits
+            busy |= x_F[f]
+        if busy:  # without evidence in this frame it has nothing to say
+            e_tiny = min(max(tiny_logit(m, x_F), 0), TINY_CAP)
+    for d in ORDER:
         evidence = total
         drift = ONE_BIT
         if d == TIMING:
@@ -417,6 +612,14 @@ def step(
             evidence = e_counter
         elif d == FROZEN:
             evidence = e_frozen
+        elif d == CHECKSUM:
+            evidence = e_checksum
+        elif d == CROSS:
+            evidence = e_cross
+        elif d == REPEAT:
+            evidence = e_repeat
+        elif d == TINY:
+            evidence = e_tiny
         threshold = m.threshold_KD[k, d]
         if evidence > 0:
             s.evidence_KD[k, d] = time
@@ -425,17 +628,16 @@ def step(
         level = s.sums_KD[k, d] + evidence - drift
         level = min(max(level, 0), 2 * threshold)
         s.sums_KD[k, d] = level
-        if d == ENSEMBLE and alone:
-            continue  # a single detector says it already
         if level == 0:
             s.active_KD[k, d] = 0
             continue
-        hint = mature == 0 and d in (BITS, JUMP, FROZEN)
+        hint = mature == 0 and (d in (BITS, JUMP) or d >= CROSS or (d == FROZEN and m.frozen_K[k] != NEVER_RESTS))
         if level >= threshold:
-            if s.active_KD[k, d] == 0 and time - s.alerted_KD[k, d] >= COOL_DOWN_US:
+            said = alone and d in (ENSEMBLE, TINY)  # a single detector says it already
+            if s.active_KD[k, d] == 0 and not said and time - s.alerted_KD[k, d] >= COOL_DOWN_US:
                 s.alerted_KD[k, d] = time
                 bus[B_ANOMALIES if hint else B_ALERTS] += 1
-                n = _alert(out, n, frame, time, key, d, level, threshold)
+                n = _alert(out, n, frame, time, key, d + HINT if hint else d, level, threshold)
             s.active_KD[k, d] = 1
             alone = alone or not hint
             if evidence > 0:
@@ -456,7 +658,7 @@ def process(
 ) -> tuple[int, int]:  # fmt: skip
     """Take frames `start` to the end, or until `out` might overflow; returns next frame to take and alerts in `out`."""
     n = 0
-    room = len(out) - PER_ID - 4  # what a single frame can raise at most
+    room = len(out) - COLUMNS - 4  # what a single frame can raise at most
     for i in range(start, len(time_N)):
         if n > room:
             return i, n
@@ -473,7 +675,7 @@ def highest_sums(m: Model, s: State, keys_K: Any, time_N: Any, key_N: Any, lengt
         step(m, s, keys_K, time_N[i], key_N[i], 0, length_N[i], payload_N[i], out, 0)
         k = slot_of(m.hash_key_H, m.hash_slot_H, key_N[i])
         if k >= 0:
-            for d in range(PER_ID):
+            for d in range(COLUMNS):
                 highest_KD[k, d] = max(highest_KD[k, d], s.sums_KD[k, d])
         unknown = max(unknown, s.bus[B_UNKNOWN_SUM])
     return unknown

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from edge_shared.files import open_run, plain, write_json
 
-from edge_ids.can.detector import StreamingDetector
 from edge_ids.can.frames import Frames
-from edge_ids.can.metrics import Evaluation
 from edge_ids.can.profile import Profile, train
+from edge_ids.can.selftest import self_test, write_report
 
 
 def fingerprint(frames: Frames) -> str:
@@ -22,24 +21,6 @@ def fingerprint(frames: Frames) -> str:
     for column in (frames.time_us, frames.id, frames.length, frames.data, frames.label):
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()[:16]
-
-
-def holdout(frames: Frames, share: float = 0.75) -> dict[str, Any]:
-    """Train on the first part of the time, run over the rest: false alarms there, and recall if attacks are labelled.
-
-    Args:
-        frames: captures in order.
-        share: of the frames that train.
-    """
-    cut = int(len(frames) * share)
-    first, rest = frames.take(slice(0, cut)), frames.take(slice(cut, None))
-    if (first.label <= 0).sum() < 100 or not len(rest):
-        return {"false_alarms": None, "benign_seconds": 0.0}
-    detector = StreamingDetector(train(first))
-    evaluation = Evaluation()
-    evaluation.add(rest, detector.process(rest))
-    result = evaluation.result()
-    return result | {"benign_seconds": result["benign_hours"] * 3600}
 
 
 def train_to(frames: Frames, out: Path, *, source: str = "", malformed: dict[str, int] | None = None) -> dict[str, Any]:
@@ -52,13 +33,16 @@ def train_to(frames: Frames, out: Path, *, source: str = "", malformed: dict[str
         malformed: bad lines of the reader, for the record.
 
     Returns:
-        What result.json holds: ``metrics`` (of the held-out last quarter, by a model of the first three), ``profile``,
-        ``cost``, ``artifacts``.
+        What result.json holds: ``metrics`` (of the held-out last quarter, by a model of the first three; ``attacks`` are
+        injected there, see `self_test`), ``profile``, ``cost``, ``artifacts``.
     """
     begin = time.monotonic()
     frames = frames.sorted()
     profile: Profile = train(frames)
-    metrics = holdout(frames)
+    test = self_test(frames)
+    metrics: dict[str, Any] = {"false_alarms": None, "benign_seconds": 0.0}
+    if test is not None:
+        metrics = test.benign | {"benign_seconds": test.benign["benign_hours"] * 3600, "attacks": test.attacks}
     run = open_run(out, None, {"data": source})
     profile.save(run.path)
     size = sum(np.asarray(array).nbytes for array in profile.model)
@@ -74,6 +58,7 @@ def train_to(frames: Frames, out: Path, *, source: str = "", malformed: dict[str
             "artifacts": ["profile.json", "profile.npz"],
         }
     )
+    result["artifacts"] += write_report(run.path, source, result, test, frames.synthetic)
     write_json(run.path / "result.json", result)
     run.commit()
     return result

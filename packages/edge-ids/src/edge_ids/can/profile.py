@@ -1,6 +1,6 @@
 """Learn what benign traffic looks like, and set the thresholds of the streaming engine from benign traffic alone.
 
-Thresholds are found by forward chaining: a model of the first 25, 50 and 75 % of the training time is run over the
+The tiny network (`edge_ids.can.tiny`) is trained in between on injected attacks. Thresholds are found by forward chaining: a model of the first 25, 50 and 75 % of the training time is run over the
 quarter that follows, and the highest sum that each ID and detector reaches there, doubled, plus 8 bits, is the least
 threshold of the final model (which is fitted on everything). A detector that is useless for an ID, because benign
 traffic itself keeps surprising it, is thereby switched off for that ID, and the file says so.
@@ -20,16 +20,22 @@ from edge_shared.errors import InputError
 from edge_shared.files import read_json, write_bytes, write_json
 
 from edge_ids.can import engine
-from edge_ids.can.engine import BINS, ONE_BIT, PER_ID, Model
+from edge_ids.can.engine import BINS, COLUMNS, DETECTORS, ONE_BIT, Model
 from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
+from edge_ids.can.relations import fit_checksum, fit_cross, fit_repeat
 
-FORMAT = "edge-ids-can-profile-1"
+FORMAT = "edge-ids-can-profile-2"
 MAX_IDS = 4096
 OFF = 1 << 40  # a threshold that is never reached
-BASE_BITS = {"timing": 30, "format": 24, "payload-bits": 36, "payload-jump": 34, "counter": 28, "frozen": 30, "ensemble": 48}
+BASE_BITS = {
+    "timing": 30, "format": 24, "payload-bits": 36, "payload-jump": 44, "counter": 28, "frozen": 30, "ensemble": 48,
+    "checksum": 24, "cross": 30, "repeat": 30, "tiny": 60,
+}  # fmt: skip
+BASE_D = np.array([BASE_BITS.get(name, 0) for name in DETECTORS], np.int64) * ONE_BIT
 UNKNOWN_BITS = 30
 LOAD_BITS = 30
 MATURE_SECONDS = 300.0
+LONGEST_REST = 32
 FOLDS = (0.25, 0.5, 0.75)
 
 
@@ -81,6 +87,11 @@ class Profile:
             return cls(arrays["keys_K"], model, tuple(meta["channels"]), meta.get("info", {}))
 
     @property
+    def memories(self) -> int:
+        """IDs that remember their payloads."""
+        return int(self.model.repeat_K.max(initial=-1)) + 1
+
+    @property
     def version(self) -> str:
         """Short hash of everything the engine reads: two profiles with the same version raise the same alerts."""
         digest = hashlib.sha256(self.keys_K.tobytes())
@@ -128,8 +139,10 @@ def train(frames: Frames) -> Profile:
     channels = frames.channels if len(np.unique(benign.channel)) > 1 else (frames.channels[benign.channel[0]],)
     clock = _clock(benign)
     profile = fit(benign, channels)
+    network = _network(benign, clock, channels)
+    profile = replace(profile, model=profile.model._replace(**network))
     known = len(profile.keys_K)
-    highest_KD = np.zeros((known, PER_ID), np.int64)
+    highest_KD = np.zeros((known, COLUMNS), np.int64)
     highest_unknown = 0
     index = {int(key): k for k, key in enumerate(profile.keys_K)}
     for fraction in FOLDS:
@@ -137,22 +150,23 @@ def train(frames: Frames) -> Profile:
         if cut < 100 or end <= cut:
             continue
         earlier = _thresholds_off(fit(benign.take(slice(0, cut)), channels))
+        earlier = replace(earlier, model=earlier.model._replace(**network))
         sums, unknown = _highest(earlier, benign.take(slice(cut, end)))
         for k, key in enumerate(earlier.keys_K):
             final = index.get(int(key))
             if final is not None:
                 highest_KD[final] = np.maximum(highest_KD[final], sums[k])
         highest_unknown = max(highest_unknown, unknown)
-    base_D = np.array(list(BASE_BITS.values())) * ONE_BIT
     need_KD = highest_KD * 2 + 8 * ONE_BIT
-    threshold_KD = np.where(highest_KD > 0, np.maximum(base_D, need_KD), base_D)
+    threshold_KD = np.where(highest_KD > 0, np.maximum(BASE_D, need_KD), BASE_D)
     threshold_KD[highest_KD > 256 * ONE_BIT] = OFF
     limits = profile.model.limits.copy()
     if highest_unknown:
         limits[engine.L_UNKNOWN_THRESHOLD] = max(UNKNOWN_BITS * ONE_BIT, highest_unknown * 2 + 8 * ONE_BIT)
     off = [f"{key_name(int(profile.keys_K[k]))}:{engine.DETECTORS[d]}" for k, d in np.argwhere(threshold_KD == OFF)]
-    raised = int((threshold_KD > base_D).sum())
+    raised = int((threshold_KD > BASE_D).sum())
     info = profile.info | {
+        "tiny_network": bool(profile.model.tiny_meta[0]),
         "calibration": {"folds": list(FOLDS), "thresholds_raised": raised, "switched_off": off[:200]},
         "synthetic": frames.synthetic,
         "left_out_attack_frames": int((frames.label > 0).sum()),
@@ -180,6 +194,8 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
         "byte_evidence_K": np.zeros(K, np.int64),
         "jump_evidence_KJ": np.zeros((K, 65), np.int64), "step_KB": np.full((K, 8), 255, np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
         "counter_evidence_KC": np.zeros((K, 4), np.int64), "frozen_K": np.zeros(K, np.int64),
+        "stuck_KB": np.zeros((K, 8), np.int64), "checksum_K4": np.zeros((K, 4), np.int64), "checksum_evidence_K": np.zeros(K, np.int64),
+        "repeat_K": np.full(K, -1, np.int64), "repeat_mask_K": np.full(K, -1, np.int64), "repeat_evidence_K": np.zeros(K, np.int64),
     }  # fmt: skip
     for k in range(K):
         rows = order[bounds[k] : ends[k]]
@@ -193,6 +209,16 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
             _fit_timing(tables, k, intervals)
         _fit_payload(tables, k, p, same, length.max(), time_us[0], time_us[-1], frames.data[rows, :8])
 
+    rows_K = [order[bounds[k] : ends[k]] for k in range(K)]
+    mature = seconds >= MATURE_SECONDS
+    for k, rows in enumerate(rows_K):
+        found, breaks = fit_checksum(payload[rows], frames.length[rows])
+        if found is not None:
+            tables["checksum_K4"][k] = found
+            tables["checksum_evidence_K"][k] = _bits(len(rows), breaks, cap=20 if mature else 12)
+    fit_repeat(tables, payload, rows_K)
+    tables["cross_KCX"], tables["cross_evidence_KC"] = fit_cross(time_us, payload, frames.length, rows_K, tables["median_K"])
+
     gaps = np.diff(frames.time_us)[np.diff(frames.capture) == 0]
     gaps = gaps[gaps >= 0]
     first_seen = np.array([time_us[order[bounds[k]]] for k in range(K)])
@@ -204,16 +230,19 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
     limits[engine.L_LOAD_THRESHOLD] = LOAD_BITS * ONE_BIT
     limits[engine.L_STALL_US] = max(50_000, 3 * int(np.quantile(gaps, 0.999))) if len(gaps) else 50_000
     limits[engine.L_GAP_US] = max(1_000_000, 10 * int(gaps.max())) if len(gaps) else 1_000_000
-    limits[engine.L_MATURE] = int(seconds >= MATURE_SECONDS)
+    limits[engine.L_MATURE] = int(mature)
     hash_key, hash_slot = _hash(unique)
-    base = np.tile(np.array(list(BASE_BITS.values()), np.int64) * ONE_BIT, (K, 1))
-    model = Model(hash_key_H=hash_key, hash_slot_H=hash_slot, threshold_KD=base, limits=limits, **tables)
+    model = Model(
+        hash_key_H=hash_key, hash_slot_H=hash_slot, threshold_KD=np.tile(BASE_D, (K, 1)), limits=limits, **tables, **no_network()
+    )  # fmt: skip
     info = {
         "frames": len(frames),
         "seconds": round(seconds, 6),
         "mature": bool(limits[engine.L_MATURE]),
         "ids": K,
         "periodic_ids": int((tables["silence_K"] > 0).sum()),
+        "checksums": int((tables["checksum_K4"][:, 0] > 0).sum()),
+        "cross_checks": int((tables["cross_KCX"][:, :, engine.X_KIND] > 0).sum()),
     }
     return Profile(unique.astype(np.int64), model, channels, info)
 
@@ -280,14 +309,52 @@ def _fit_payload(tables: dict[str, Array], k: int, p: Array, same: Array, length
     largest = np.minimum(difference, -difference).max(axis=0).astype(np.int64)
     tables["step_KB"][k] = (largest + largest // 4 + 4)[::-1]  # byte 0 is the highest of the packed payload
     _fit_counters(tables, k, p, same, int(length), 20 if mature else 12)
+    _fit_stuck(tables, k, difference[changed != 0])
     runs = np.diff(np.flatnonzero(np.r_[True, changed != 0, True])) - 1
     # Only for an ID whose payload practically always moves: a vehicle that stops freezes many others for minutes.
     if len(changed) >= 1000 and runs.max() <= 8:
-        tables["frozen_K"][k] = 3 * int(runs.max()) + 10
+        tables["frozen_K"][k] = 3 * int(runs.max()) + engine.NEVER_RESTS
+
+
+def _fit_stuck(tables: dict[str, Array], k: int, difference_N8: Array) -> None:
+    """Bytes that never sit out many changes of the payload: the longest such run in training, three times, plus ten.
+
+    Such bytes carry noise, a counter or a checksum; a signal that rests while the vehicle stands still is none of them.
+    """
+    if len(difference_N8) < 1000:
+        return
+    for byte in range(8):
+        moves = np.flatnonzero(np.r_[True, difference_N8[:, byte] != 0, True])
+        longest = int(np.diff(moves).max()) - 1
+        if longest <= LONGEST_REST:
+            tables["stuck_KB"][k, 7 - byte] = 3 * longest + 10
+
+
+def _network(benign: Frames, clock: Array, channels: tuple[str, ...]) -> dict[str, Array]:
+    """The tiny network, trained on the third quarter of the time as a model of the first half sees it under attack.
+
+    The last quarter stays unseen by it, so that the threshold is set on new traffic.
+    """
+    from edge_ids.can.tiny import examples, fit_tiny, network_on
+
+    half, end = np.searchsorted(clock, [clock[-1] // 2, clock[-1] * 3 // 4])
+    part = benign.take(slice(half, end))
+    if half < 100 or end - half < 100 or (np.diff(part.time_us) < 0).any():
+        return no_network()
+    base = _thresholds_off(fit(benign.take(slice(0, half)), channels))
+    return fit_tiny(*examples(replace(base, model=base.model._replace(**network_on(no_network()))), part)) or no_network()
+
+
+def no_network() -> dict[str, Array]:
+    """Tables of a tiny network that is switched off."""
+    return {
+        "tiny_MF": np.zeros((engine.HIDDEN, engine.FEATURES), np.int64), "tiny_bias_M": np.zeros(engine.HIDDEN, np.int64),
+        "tiny_out_M": np.zeros(engine.HIDDEN, np.int64), "tiny_meta": np.zeros(4, np.int64),
+    }  # fmt: skip
 
 
 def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, length: int, cap: int) -> None:
-    """Up to four bytes or nibbles that step by the same non-zero amount in 99 % of the frames.
+    """Up to four bytes, nibbles or pairs of bits that step by the same non-zero amount in 99 % of the frames.
 
     A checksum over a counter steps evenly too while the rest of the payload rests. So where some field counts by one,
     only such fields are taken, and otherwise the single most regular one.
@@ -296,7 +363,7 @@ def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, lengt
         return
     found: list[tuple[int, int, int, int]] = []
     taken = 0
-    for width in (8, 4):
+    for width in (8, 4, 2):
         for shift in range(64 - 8 * min(length, 8), 64, width):
             span = (1 << width) - 1
             if taken & (span << shift):
@@ -341,9 +408,9 @@ def _thresholds_off(profile: Profile) -> Profile:
 
 
 def _highest(profile: Profile, frames: Frames) -> tuple[Array, int]:
-    sums_KD = np.zeros((len(profile.keys_K), PER_ID), np.int64)
+    sums_KD = np.zeros((len(profile.keys_K), COLUMNS), np.int64)
     unknown = engine.highest_sums(
-        profile.model, engine.new_state(len(profile.keys_K)), profile.keys_K, frames.time_us, keys_of(frames, profile.channels),
+        profile.model, engine.new_state(len(profile.keys_K), profile.memories), profile.keys_K, frames.time_us, keys_of(frames, profile.channels),
         frames.length.astype(np.int64), payloads(frames), sums_KD,
     )  # fmt: skip
     return sums_KD, int(unknown)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from edge_shared.errors import InputError
 from edge_shared.files import read_json
 
 from edge_ids.can.frames import Array, Frames
+
+if TYPE_CHECKING:
+    import polars
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,38 @@ class Labeller:
         if rule is None or rule.interval is None or rule.labelled:
             return []
         return [(rule.kind, origin_us + round(rule.interval[0] * 1e6), origin_us + round(rule.interval[1] * 1e6))]
+
+
+def read_signals(path: str | Path) -> polars.DataFrame:
+    """The numbers of a ROAD signal extraction (``signal_extractions/attacks/NAME.csv``), as they are.
+
+    Returns:
+        Columns ``time`` (s), ``id`` (decimal in the file), ``label``, and ``signal_1`` ... as float64, null where an ID has
+        fewer. Column order in the file does not matter.
+
+    Raises:
+        InputError: no such file, no such columns, or a value that is no number, with what Polars says.
+    """
+    import polars as pl
+
+    try:
+        table = pl.read_csv(path, infer_schema_length=None)
+        names = {name: name.strip().lower() for name in table.columns}
+        table = table.rename(names)
+        signals = [name for name in table.columns if re.fullmatch(r"signal_\d+_of_id", name)]
+        if not signals or not {"label", "time", "id"} <= set(table.columns):
+            raise InputError(f"{path}:1 is no header of ROAD signals (Label, Time, ID, Signal_1_of_ID, ...)")
+        signals.sort(key=lambda name: int(name.split("_")[1]))
+        return table.select(
+            pl.col("time").cast(pl.Float64),
+            pl.col("id").cast(pl.Float64).cast(pl.Int64),
+            pl.col("label").cast(pl.Float64).cast(pl.Int64),
+            *[pl.col(name).cast(pl.Float64).alias(f"signal_{name.split('_')[1]}") for name in signals],
+        )
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"cannot read {path} as ROAD signals: {str(error).splitlines()[0][:120]}") from error
 
 
 def rule_for(rules: dict[str, Rule], path: Path, where: str | Path) -> Rule:

@@ -2,7 +2,7 @@
 
 Formats: ``candump`` (candump -L, also with label columns), ``candump-verbose``, ``crysys``, ``otids``, ``car-hacking``
 (also the In-Vehicle challenge without header), ``csv`` (with a header: can-train-and-test, In-Vehicle, python-can),
-``syncan``, ``python-can`` (ASC, BLF, TRC, MF4, sqlite), ``table`` (our own Parquet or Arrow file); any of the text
+``syncan``, ``road-signals``, ``python-can`` (ASC, BLF, TRC, MF4, sqlite), ``table`` (our own Parquet or Arrow file); any of the text
 formats may be gzipped.
 """
 
@@ -62,7 +62,7 @@ class TraceReader:
         elif self.format in _lines.WITH_HEADER:
             first = next((line for line in self._head() if line.strip()), "")
             self._parser = _lines.WITH_HEADER[self.format](first)
-            self._skip_header = self._parser is not None and self.format == "csv"
+            self._skip_header = self._parser is not None and self.format in ("csv", "road-signals")
             if self._parser is None:
                 raise InputError(f"{path}:1 has no {self.format} header that names time, ID and data")
 

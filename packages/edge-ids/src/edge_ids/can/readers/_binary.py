@@ -103,7 +103,7 @@ def rows(path: Path, malformed: Counter[str]) -> Iterator[Row]:
     """
     require("can", "edge-ids[can]")
     if ".mf4" in path.suffixes:
-        require("asammdf", "asammdf")
+        require("asammdf", "edge-ids[can,mf4]")
     read = 0
     try:
         with _watchdog() as alive, _reader(path) as reader:

@@ -7,6 +7,7 @@ import binascii
 import csv
 import math
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -275,7 +276,7 @@ def syncan(header: str) -> Parser | None:
     a line starts with the label.
     """
     first = [name.strip().lower() for name in header.split(",")]
-    has_header = first[:3] == ["label", "time", "id"] and len(first) > 3 and first[3].startswith("signal")
+    has_header = first[:3] == ["label", "time", "id"] and len(first) > 3 and re.match(r"signal\d", first[3]) is not None
     if not has_header and not re.fullmatch(r"\s*[01](?:\.0)?,[0-9.eE+-]+,id\d+,.*", header.strip()):
         return None
 
@@ -304,10 +305,59 @@ def syncan(header: str) -> Parser | None:
     return parser
 
 
+def ordered16(value: float) -> int:
+    """A number as 16 bits that keep its order: sign, exponent and seven bits of the fraction, as bfloat16 has them.
+
+    It needs no range of the signal, so files that are read one by one agree; steps below 1/256 of a value are lost.
+    """
+    (bits,) = struct.unpack(">I", struct.pack(">f", min(max(value, -3.4e38), 3.4e38)))
+    return (0xFFFFFFFF - bits if bits >> 31 else bits | 0x80000000) >> 16
+
+
+def road_signals(header: str) -> Parser | None:
+    """ROAD's signal extractions: ``Label,Time,ID,Signal_1_of_ID,...`` in any order; ID decimal, time in seconds.
+
+    There are no payload bytes; each signal becomes 16 bits (`ordered16`), up to 32 signals, of which the streaming detector
+    sees the first four. `edge_ids.can.road.read_signals` gives the numbers themselves.
+    """
+    names = [name.strip().lower() for name in header.split(",")]
+    signals = sorted((int(match[1]), index) for index, name in enumerate(names) if (match := re.fullmatch(r"signal_(\d{1,3})_of_id", name)))
+    if not signals or not {"label", "time", "id"} <= set(names) or len(names) != len(signals) + 3:
+        return None
+    label_at, time_at, id_at = (names.index(name) for name in ("label", "time", "id"))
+
+    def parser(line: str) -> Row | None:
+        parts = [part.strip() for part in line.split(",")]
+        if parts == [""]:
+            return None
+        if len(parts) != len(names):
+            raise BadLine("truncated" if len(parts) < len(names) else "extra_columns")
+        ident = parts[id_at].removesuffix(".0")
+        if not ident.isdecimal() or len(ident) > 9 or int(ident) > 0x1FFFFFFF:
+            raise BadLine("id")
+        values = []
+        for _, index in signals[:32]:
+            if not parts[index] or parts[index].lower() == "nan":
+                continue  # this ID has fewer signals
+            try:
+                value = float(parts[index])
+            except ValueError:
+                raise BadLine("signal") from None
+            if not math.isfinite(value):
+                raise BadLine("signal")
+            values.append(ordered16(value))
+        data = b"".join(value.to_bytes(2, "big") for value in values)
+        length = next(size for size in FD_LENGTHS if size >= len(data))
+        flags = (EXTENDED if int(ident) > 0x7FF else 0) | (FD if length > 8 else 0)
+        return Row(parse_time(parts[time_at]), int(ident), flags, data.ljust(length, b"\0"), length, parse_label(parts[label_at]))
+
+    return parser
+
+
 HEADERLESS: dict[str, Parser] = {
     "candump-verbose": candump_verbose,
     "crysys": crysys,
     "otids": otids,
     "car-hacking": car_hacking,
 }
-WITH_HEADER: dict[str, Callable[[str], Parser | None]] = {"syncan": syncan, "csv": header_csv}
+WITH_HEADER: dict[str, Callable[[str], Parser | None]] = {"syncan": syncan, "road-signals": road_signals, "csv": header_csv}
