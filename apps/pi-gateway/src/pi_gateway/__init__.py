@@ -1,1 +1,1 @@
-"""CAN and network-flow intrusion detection on one gateway: one alert stream, one dashboard."""
+"""CAN and network-flow intrusion detection on one gateway: `supervisor`, `worker`, `web`, `source`."""
