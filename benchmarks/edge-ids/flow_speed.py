@@ -1,6 +1,6 @@
 """Training, inference and ingest speed and peak memory, on rows replicated from NF-BoT-IoT-v2 with noise (SYNTHETIC; for timing only).
 
-Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory|training-memory ...]
+Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory ...]
 The official GraphIDS (PyG branch, UNSW-v2 settings, batch 32,768, 2 threads, 100,000 flows, this kind of machine): 17,500 flows/s training loop only,
 29,000 to 42,000 flows/s inference with sampling, 3.0 GB peak. Other programs ran on this machine at the same time, so CPU seconds stand beside wall seconds.
 """
@@ -183,22 +183,6 @@ def whole_training(flows: int, benign: int) -> list[dict]:
     return rows
 
 
-def training_memory(sizes: tuple[int, ...]) -> list[dict]:
-    """Peak memory of `flow train --in-pieces` on growing SYNTHETIC files, each in a process of its own."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for flows in sizes:
-            path = Path(folder) / "flows.parquet"
-            command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow"]
-            subprocess.run([*command, "generate", "--flows", str(flows), "--out", str(path)], check=True, capture_output=True)
-            options = ["--model", "simpleae", "--epochs", "1", "--in-pieces", "--json", "--out", str(Path(folder) / f"m{flows}")]
-            out = subprocess.run([*command, "train", "--data", str(path), *options], capture_output=True, text=True, check=True).stdout
-            document = json.loads(out)
-            rows.append({"model": "simpleae", "flows": flows, "peak_rss_bytes": document["cost"]["peak_rss_bytes"]})
-            print(rows[-1], file=sys.stderr, flush=True)
-    return rows
-
-
 def one_process(flows: int, threads: int) -> dict:
     command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(flows)]
     environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -219,7 +203,6 @@ def main() -> None:
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
         "stream-memory": lambda: memory((50_000, 200_000, 600_000)),
-        "training-memory": lambda: training_memory((100_000, 1_000_000)),
     }
     document = read_json(OUT) if OUT.is_file() else {}
     document |= {

@@ -84,7 +84,7 @@ def test_precisions():
 @pytest.mark.parametrize("launcher", ["torchrun", "fabric"])
 def test_two_processes_train_as_one(tmp_path, launcher):
     """Two real gloo processes share each batch; weights and figures are those of one process that takes it whole."""
-    assert run(app, ["flow", "generate", "--flows", "4000", "--out", str(tmp_path / "f.csv")]) == 0
+    assert run(app, ["flow", "generate", "--flows", "2000", "--out", str(tmp_path / "f.csv")]) == 0
     script = Path(sys.executable).with_name("edge-ids")
     rest = ["flow", "train", "--data", tmp_path / "f.csv", "--model", "graphids", "--preset", "unsw-v2", "--epochs", "3", "--no-controls"]
     rest += ["--precision", "float32", "--out"]
@@ -98,5 +98,5 @@ def test_two_processes_train_as_one(tmp_path, launcher):
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(two[name], value, atol=1e-4, err_msg=name)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
