@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -25,8 +24,6 @@ from depthprune.capture import Site, evaluating, module_of, sites
 
 # Where the region of z ends that the activation treats as its linear part.
 UPPER = {"relu6": 6.0, "hardswish": 3.0}
-CACHED_VALUES = 2**19  # float32 values of the largest activation that `count` handles at once: 2 MiB
-LEAST_IMAGES = 8  # fewer at once would cost more in calls than the cache gives back
 Compare = Callable[..., Any]  # a numpy comparison
 ZeroIs = Literal["on", "off", "ignored"]
 Over = Literal["all", "mixed"]
@@ -279,24 +276,20 @@ def count(gm: fx.GraphModule, batches: Iterable[Any], chosen: list[Site] | None 
         batches: tensors, or tuples whose first entry is the tensor.
         chosen: only these sites.
 
-    Large batches run in pieces whose activations stay in the processor's cache between a layer and its count; counts do not depend on
-    the batching.
-
     Returns:
         Counts per site name, in the order of the calls.
 
     Raises:
         InputError: if there is no batch, or the model gives NaN.
     """
-    largest = max((prod(site.shape[1:]) for site in sites(gm)), default=1)
     with watch(gm, chosen) as watcher, evaluating(gm), torch.no_grad(), in_place(gm):
         seen = 0
         for batch in batches:
-            for x in images_of(batch).split(max(LEAST_IMAGES, CACHED_VALUES // largest)):
-                y = gm(x)
-                if isinstance(y, Tensor) and bool(torch.isnan(y).any()):
-                    raise InputError("the model gives NaN; check the input data and the weights")
-                seen += len(x)
+            x = images_of(batch)
+            y = gm(x)
+            if isinstance(y, Tensor) and bool(torch.isnan(y).any()):
+                raise InputError("the model gives NaN; check the input data and the weights")
+            seen += len(x)
     if not seen:
         raise InputError("no batch to count on: the data loader is empty")
     return watcher.counts
