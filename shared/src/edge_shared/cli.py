@@ -89,7 +89,9 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
         if isinstance(error, InputError):
             fail(str(error))
             return 2
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "bad_alloc" in str(error):  # torch has no class for it
+        if (
+            isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "bad_alloc" in str(error)
+        ):  # torch has no class for it
             fail("out of memory; use a smaller batch, model or file")
             return 2
         if isinstance(error, OSError) and error.strerror:
