@@ -97,6 +97,20 @@ def test_a_patched_run_counts_its_halo() -> None:
     assert whole >= 1372 * 1024 > quarter
 
 
+def test_a_patched_part_never_ends_inside_a_gated_block() -> None:
+    """Behind the gate of a squeeze-and-excite block one tensor alone is alive, but the block has not ended."""
+    from edge_shared.memory.inference import _cuts
+
+    blocks = [{"kernel": 3, "expand": 4, "out": 8, "stride": stride, "se": True} for stride in (2, 1, 2)]
+    net = deployed(network(MobileConfig.parse({"resolution": 32, "stem": {"out": 16}, "blocks": blocks})))
+    assert [net.layers[index].name for index in _cuts(net)] == [
+        "stem.conv",
+        "blocks.0.project.conv",
+        "blocks.1.add",
+        "blocks.2.project.conv",
+    ]
+
+
 def test_a_block_without_expansion_can_follow_a_patched_one() -> None:
     """The cut lies between a projection and the depthwise convolution of a block with expand 1, as between any two blocks."""
     from edge_shared.memory.inference import _cuts

@@ -44,6 +44,7 @@ def expected(space: Space, row: np.ndarray, target: Target, patch_blocks: int | 
         ("moofa-v3", "C", 8, "stm32f746"),
         ("ofa-mobilenet-v3", "D", 8, None),
         ("ofa-mobilenet-v3", "E", 8, None),
+        ("moofa-v2", "E", 8, None),
     ],
 )
 def test_costs_equal_the_shared_arithmetic_exactly(name, model, bits, device):
@@ -73,6 +74,22 @@ def test_expand_one_is_costed_without_expansion():
         costs = table.costs(rows)
         for index, row in enumerate(rows):
             assert costs.row(index) == expected(space, row, table.target, None)
+
+
+def test_patched_beginnings_are_asked_for_once_per_kernels_not_per_network(monkeypatch):
+    """Model E of two thousand networks takes as many profiles as there are sequences of places and kernels, times expansions."""
+    import moofa.costs
+
+    table = CostTable(PRESETS["mnist28+"](), Target("E", 8))
+    asked = []
+    monkeypatch.setattr(moofa.costs, "peak", lambda *args, **options: (asked.append(1), peak(*args, **options))[1])
+    costs = table.costs(table.genes.sample(2000, np.random.default_rng(0)))
+    # Two elastic blocks in patches, in the first stage or the first two: 2 sequences of places, 3 kernels each, 3 expansions.
+    assert table.patch_blocks == 3
+    assert len(asked) == 2 * 3**2 * 3
+    again = table.costs(table.genes.sample(2000, np.random.default_rng(1)))
+    assert len(asked) == 2 * 3**2 * 3
+    assert len(np.unique(np.concatenate([costs.peak_items, again.peak_items]))) > 15
 
 
 @settings(max_examples=30, deadline=None)

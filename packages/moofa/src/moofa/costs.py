@@ -86,7 +86,7 @@ class CostTable:
         self.patch_blocks = _patch_blocks(space) if target.memory_model == "E" else None
         """Model E: blocks that run in patches, the stem being the first: 5, or as many as every network of the space has."""
         self._patched_blocks = (self.patch_blocks or 1) - 1
-        self._prefixes: dict[bytes, tuple[int, int]] = {}
+        self._chains: dict[int, np.ndarray] = {}
         self._fill()
         self.has_latency = latency is not None
         self._latency: tuple[np.ndarray, np.ndarray] | None = None
@@ -197,32 +197,53 @@ class CostTable:
         return Costs(macs, params, params + norms, peak_items, peak_bytes, ram, flash, needs / blocks / peak_items, latency)
 
     def _patched(self, rows: np.ndarray) -> np.ndarray:
-        """Model E's first part: (n, 2) largest need, and sum over its blocks of their largest need; once per different beginning."""
-        keys = rows.copy()
-        rank = np.full(len(rows), 1 if self.space.first else 0)
+        """Model E's first part: (n, 2) largest need, and sum over its blocks of their largest need.
+
+        A patched block needs what its own expansion and the size of its patch ask for, and that size depends on the kernels of
+        the patched blocks behind it alone. So the shared arithmetic is asked once per different sequence of places and
+        kernels, with one expansion for all blocks at a time, and every network is put together from the answers.
+        """
+        count = self._patched_blocks - (1 if self.space.first else 0)
+        _, kernels, expands = self._shape
+        places = len(self._tables[0])
+        chain = rows[:, 0].copy()  # a number for resolution, places and kernels
+        chosen = np.zeros((len(rows), max(count, 0)), dtype=np.int64)  # expansion of each patched block
+        rank = np.zeros(len(rows), dtype=np.int64)
+        place = 0
         for stage, depth_column, columns in zip(self.space.stages, self.genes.depth_columns, self.genes.block_columns, strict=True):
             depths = np.array(stage.depths)[rows[:, depth_column]]
-            keys[rank >= self._patched_blocks, depth_column] = 0
             for index, (kernel, expand) in enumerate(columns):
-                keys[rank >= self._patched_blocks, kernel] = keys[rank >= self._patched_blocks, expand] = 0
+                inside = np.flatnonzero((depths > index) & (rank < count))
+                chain[inside] = (chain[inside] * places + place) * kernels + rows[inside, kernel]
+                chosen[inside, rank[inside]] = rows[inside, expand]
                 rank += depths > index
-        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        return np.array([self._prefix(key) for key in unique], dtype=np.int64)[inverse.reshape(-1)]
+                place += 1
+        unique, first, inverse = np.unique(chain, return_index=True, return_inverse=True)
+        needs = np.stack([self._chain(int(key), rows[row], expands) for key, row in zip(unique, first, strict=True)])
+        # Per network and patched block the need at the block's own expansion; the stem's and the first block's beside them.
+        blocks = needs[inverse[:, None], np.arange(chosen.shape[1]) + needs.shape[1] - chosen.shape[1], chosen]
+        fixed = needs[inverse, : needs.shape[1] - chosen.shape[1], 0]
+        every = np.hstack([fixed, blocks])
+        return np.column_stack([every.max(1), every[:, 1:].sum(1)])  # the first is the stem, which is no block
 
-    def _prefix(self, key: np.ndarray) -> tuple[int, int]:
-        name = key.tobytes()
-        if name not in self._prefixes:
-            config = self.space.config(self.genes.decode(key))
-            # What comes after the patches plays no part, but that there is something.
-            network = mobile.network(config.model_copy(update={"blocks": config.blocks[: self._patched_blocks + 2]}))
+    def _chain(self, key: int, row: np.ndarray, expands: int) -> np.ndarray:
+        """Needs of the patched part, (stem and blocks, expands), for the places and kernels that `row` begins with."""
+        if key not in self._chains:
             starts = ("stem.", *(f"blocks.{index}." for index in range(self._patched_blocks)))
-            needs = [need for need in peak(network, "E", patch_blocks=self.patch_blocks).per_layer if need.layer.startswith(starts)]
-            by_block: dict[int | None, int] = {}
-            for need in needs:
-                block = block_of(need.layer)
-                by_block[block] = max(by_block.get(block, 0), need.items)
-            self._prefixes[name] = (max(by_block.values()), sum(value for block, value in by_block.items() if block is not None))
-        return self._prefixes[name]
+            found = np.zeros((len(starts), expands), dtype=np.int64)
+            for expand in range(expands):
+                same = row.copy()
+                for stage, columns in zip(self.space.stages, self.genes.block_columns, strict=True):
+                    same[[column for _, column in columns]] = min(expand, len(stage.expands) - 1)
+                config = self.space.config(self.genes.decode(same))
+                # What comes after the patches plays no part, but that there is something.
+                network = mobile.network(config.model_copy(update={"blocks": config.blocks[: self._patched_blocks + 2]}))
+                for need in peak(network, "E", patch_blocks=self.patch_blocks).per_layer:
+                    for number, start in enumerate(starts):
+                        if need.layer.startswith(start):
+                            found[number, expand] = max(found[number, expand], need.items)
+            self._chains[key] = found
+        return self._chains[key]
 
 
 def _patch_blocks(space: Space) -> int:

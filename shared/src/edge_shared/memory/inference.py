@@ -172,7 +172,7 @@ def _cuts(network: Network) -> list[int]:
     for index, layer in enumerate(network.layers[:-1]):
         alive = [name for name, (first, last) in spans.items() if first <= index < last]
         follower = network.layers[index + 1]
-        opens = not layer.is_depthwise and len(follower.in_shape) == 4 and prod(follower.in_shape[2:]) > 1
+        opens = not layer.is_depthwise and layer.kind != "mul" and len(follower.in_shape) == 4 and prod(follower.in_shape[2:]) > 1
         before = writers.get(layer.inputs[0]) if layer.inputs else None
         projects = before is None or before.is_depthwise or before.kind == "mul"  # the stem, or the end of a block
         expands = layer.kind == "conv" and follower.is_depthwise and not projects
