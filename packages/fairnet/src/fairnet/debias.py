@@ -23,7 +23,7 @@ from fairnet.data.parts import BiasedSet
 from fairnet.gates import Granularity
 from fairnet.methods import apply, vanilla
 from fairnet.methods._train import Settings, tensors
-from fairnet.methods.voronoi import Discovery, discover
+from fairnet.methods.voronoi import Discovery, VoronoiConfig, discover
 from fairnet.score import Score, audit_of, score
 
 
@@ -39,7 +39,14 @@ class Debiased:
 
 
 def debias(
-    data: BiasedSet, name: str, settings: Settings, run: Run, *, granularity: Granularity | None = None, gamma: float = 1.0
+    data: BiasedSet,
+    name: str,
+    settings: Settings,
+    run: Run,
+    *,
+    granularity: Granularity | None = None,
+    gamma: float = 1.0,
+    min_depth: float | None = None,
 ) -> Debiased:
     """Train the biased network and the method, compare them, and write everything into the run's folder.
 
@@ -48,13 +55,13 @@ def debias(
         name: of the method.
         settings: network, recipe and seed.
         run: the folder.
-        granularity, gamma: of masks, see `fairnet.methods.apply`.
+        granularity, gamma, min_depth: of masks and of the search, see `fairnet.methods.apply`.
     """
     if name == "vanilla":
         raise InputError("method vanilla is what the others are compared with; choose another")
     started = time.perf_counter()
     before_model = vanilla.run(data, settings, run.path).model
-    outcome = apply(name, data, settings, run.path, granularity=granularity, gamma=gamma)
+    outcome = apply(name, data, settings, run.path, granularity=granularity, gamma=gamma, min_depth=min_depth)
     seconds = time.perf_counter() - started
     before, before_predictions = score(before_model, data)
     after, after_predictions = score(outcome.model, data)
@@ -77,7 +84,7 @@ def debias(
         artifacts={name: f"model/{name}" for name in artifact["files"]} | {"predictions.csv": "predictions.csv"},
         seed=settings.seed,
         data=data_info(data),
-        settings={**asdict(settings), "method": name, "granularity": granularity, "gamma": gamma},
+        settings={**asdict(settings), "method": name, "granularity": granularity, "gamma": gamma, "min_depth": min_depth},
         notes=["The shortcut is planted by a generator; the images are real." if data.synthetic else "Your own images.", CAVEAT],
     )
     write_result(run.path, record)
@@ -136,9 +143,9 @@ def latency_ratio(before: nn.Module, after: nn.Module, x: torch.Tensor, repeats:
     }
 
 
-def discover_to(data: BiasedSet, settings: Settings, run: Run) -> dict[str, Any]:
+def discover_to(data: BiasedSet, settings: Settings, run: Run, min_depth: float | None = None) -> dict[str, Any]:
     """Phase 1 of Voronoi alone: who follows the shortcut, written as alignment.csv with the images that contradict it."""
-    found: Discovery = discover(data, settings, run.path)
+    found: Discovery = discover(data, settings, run.path, VoronoiConfig(min_depth=min_depth))
     moment = found.moments[found.chosen]
     said = ~found.found.aligned
     rows = io.StringIO()
@@ -148,6 +155,7 @@ def discover_to(data: BiasedSet, settings: Settings, run: Run) -> dict[str, Any]
         writer.writerow([row, data.classes[int(label)], data.classes[int(pseudo)], int(aligned), *data.files[row : row + 1]])
     write_text(run.path / "alignment.csv", rows.getvalue())
     metrics: dict[str, Any] = {
+        "shortcut_found": found.shortcut,
         "revealing_step": moment.step,
         "depth": moment.depth,
         "conflicting": int(said.sum()),

@@ -201,6 +201,10 @@ def discover_sections(metrics: dict[str, Any], figures: list[str]) -> list[Secti
         f"{metrics['conflicting']} of the training images ({100 * metrics['conflicting_share']:.1f} %) contradict what the network finds easy, "
         f"seen at step {metrics['revealing_step']}."
     )
+    if not metrics["shortcut_found"]:
+        text = (
+            f"No shortcut was found: misclassified images lie near the boundary (depth {metrics['depth']:.2f}), as hard images do. " + text
+        )
     counts = Table(["class", "conflicting images"], [[name, count] for name, count in metrics["conflicting_per_class"].items()])
     return [
         Section("What was found", text, counts, figures=[figures[0]]),

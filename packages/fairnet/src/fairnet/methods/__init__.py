@@ -43,6 +43,7 @@ def apply(
     *,
     granularity: Granularity | None = None,
     gamma: float = 1.0,
+    min_depth: float | None = None,
 ) -> Outcome:
     """Run a method.
 
@@ -53,19 +54,26 @@ def apply(
         folder: where trainings are kept, to go on with and to share between methods that start from the same network.
         granularity: of masks: ``channels`` for the networks small and mlp, ``weights`` for others, unless told.
         gamma: of masks, weight of the mutual information.
+        min_depth: of the search for a shortcut without labels, see `VoronoiConfig`.
 
     Raises:
         InputError: for an unknown name, or groups that the method needs and the data lack.
     """
     run = method(name)
-    if name not in MASKS:
+    if name not in MASKS and name != "voronoi":
         return run(data, settings, folder)
+    from fairnet.methods.voronoi import VoronoiConfig
+
+    search = VoronoiConfig(min_depth=min_depth)
+    if name == "voronoi":
+        return run(data, settings, folder, search)
     granularity = granularity or ("channels" if settings.model in ("small", "mlp") else "weights")
     from fairnet.methods.bise import BiseConfig
     from fairnet.methods.ffw import FfwConfig
 
     kind = BiseConfig if name == "bise" else FfwConfig
-    return run(data, settings, folder, kind(granularity=granularity, gamma=gamma))
+    masks = kind(granularity=granularity, gamma=gamma)
+    return run(data, settings, folder, masks, search) if name == "voronoi-ffw" else run(data, settings, folder, masks)
 
 
 def method(name: str) -> Callable[..., Outcome]:

@@ -2,6 +2,7 @@
 
 1. Train a vanilla network and measure, several times an epoch, how deep misclassified samples lie in the wrong Voronoi cell.
 2. At the deepest moment its predictions are the pseudo bias labels; who is right then is aligned.
+   Where even then they lie near the boundary, they are hard images and no shortcut is at work: the vanilla network stays.
 3. Train a new network with alignment weights (Eq. 5) and, through an information head on the bottleneck, with the conditional mutual
    information between pseudo label and features taken away on conflicting samples (Eq. 7-8, lambda = 2).
 
@@ -25,7 +26,7 @@ from torch.nn import functional
 
 from fairnet import networks
 from fairnet.data.parts import BiasedSet
-from fairnet.geometry import Alignment, Moment, alignment, alignment_weights, measure, revealing_moment
+from fairnet.geometry import MIN_DEPTH, Alignment, Moment, alignment, alignment_weights, measure, revealing_moment
 from fairnet.information import InformationHead
 from fairnet.methods._train import Batch, Outcome, Settings, cross_entropy, fresh, predict, tensors, train
 
@@ -39,6 +40,8 @@ class VoronoiConfig:
         conflicting_batch: conflicting samples drawn for it at each step.
         measures_per_epoch: measurements in each of the first `early_epochs` epochs of phase 1; one an epoch after that.
         early_epochs: see there.
+        min_depth: at a revealing moment less deep than this there is no shortcut, and the vanilla network stays as it is; by default
+            `MIN_DEPTH`.
         head_lr: learning rate of the information head; by default 0.1 with SGD, as in the paper, and ten times the network's with Adam.
     """
 
@@ -46,6 +49,7 @@ class VoronoiConfig:
     conflicting_batch: int = 64
     measures_per_epoch: int = 4
     early_epochs: int = 3
+    min_depth: float | None = None
     head_lr: float | None = None
 
 
@@ -87,13 +91,28 @@ class Watch:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What phase 1 found: the vanilla network, the alignment of every training and validation image, and the measurements behind it."""
+    """What phase 1 found: the vanilla network, the alignment of every training and validation image, and the measurements behind it.
+
+    `shortcut` is False where the misclassified images lie too near the boundary: hard ones, which contradict nothing.
+    """
 
     model: nn.Module
     found: Alignment
     val: Alignment
     moments: tuple[Moment, ...]
     chosen: int
+    shortcut: bool
+
+    def details(self, data: BiasedSet) -> dict[str, Any]:
+        """What an outcome tells of the search."""
+        moment = self.moments[self.chosen]
+        return {
+            "shortcut_found": self.shortcut,
+            "revealing_step": moment.step,
+            "depth": moment.depth,
+            "moments": self.series(data),
+            "discovery": self.quality(data),
+        }
 
     def series(self, data: BiasedSet) -> list[dict[str, Any]]:
         """For plots, at each moment: ``depth``, ``misclassified``, and of the conflicting images found the share that is taken for what
@@ -166,23 +185,16 @@ def discover(data: BiasedSet, settings: Settings, folder: Path | None = None, co
     if found.aligned.all():
         raise InputError("no conflicting samples found: every training sample follows its class, so there is nothing to extract")
     val = alignment(data.val.y, watch.val_predictions[chosen], len(data.classes))
-    return Discovery(model, found, val, tuple(watch.moments), chosen)
+    least = MIN_DEPTH if config.min_depth is None else config.min_depth
+    return Discovery(model, found, val, tuple(watch.moments), chosen, watch.moments[chosen].depth >= least)
 
 
 def run(data: BiasedSet, settings: Settings, folder: Path | None = None, config: VoronoiConfig | None = None) -> Outcome:
-    """Both phases."""
+    """Both phases; the first one only where it finds no shortcut."""
     config = config or VoronoiConfig()
     discovery = discover(data, settings, folder, config)
-    model = debias(data, settings, discovery.found, config, folder)
-    chosen = discovery.moments[discovery.chosen]
-    details: dict[str, Any] = {
-        "revealing_step": chosen.step,
-        "depth": chosen.depth,
-        "rho": discovery.found.rho,
-        "moments": discovery.series(data),
-        "discovery": discovery.quality(data),
-    }
-    return Outcome(model, details)
+    model = debias(data, settings, discovery.found, config, folder) if discovery.shortcut else discovery.model
+    return Outcome(model, discovery.details(data) | {"rho": discovery.found.rho})
 
 
 class _Both(nn.Module):

@@ -19,16 +19,20 @@ from fairnet.data.parts import BiasedSet, Part
 from fairnet.geometry import balanced_grid_weights
 from fairnet.methods._train import Outcome, Settings, cross_entropy, fresh, train
 from fairnet.methods.ffw import FfwConfig, cut, surgery
-from fairnet.methods.voronoi import discover
+from fairnet.methods.voronoi import VoronoiConfig, discover
 
 ALIGNED_PER_CONFLICTING = 3
 """Aligned training images for each conflicting one: the rest say nothing new and cost time."""
 
 
-def run(data: BiasedSet, settings: Settings, folder: Path | None = None, config: FfwConfig | None = None) -> Outcome:
-    """Discover, go back to the moment before the exceptions were learned by heart, operate."""
+def run(
+    data: BiasedSet, settings: Settings, folder: Path | None = None, config: FfwConfig | None = None, search: VoronoiConfig | None = None
+) -> Outcome:
+    """Discover, go back to the moment before the exceptions were learned by heart, operate; without a shortcut nothing is cut."""
     config = config or FfwConfig()
-    discovery = discover(data, settings, folder)
+    discovery = discover(data, settings, folder, search)
+    if not discovery.shortcut:
+        return Outcome(discovery.model, discovery.details(data))
     epoch = discovery.unlearned_epoch(data.train.y, -(-len(data.train) // settings.batch_size))
     checkpoint = folder and folder / f"patient-{epoch}.safetensors"
     patient = fresh(data, settings)
@@ -48,8 +52,5 @@ def run(data: BiasedSet, settings: Settings, folder: Path | None = None, config:
         "patient_epoch": epoch,
         "images_used": len(part),
         "conflicting_used": int((~follows).sum()),
-        "discovery": discovery.quality(data),
-        "moments": discovery.series(data),
-        "revealing_step": discovery.moments[discovery.chosen].step,
-    }
+    } | discovery.details(data)
     return cut(patient, operation.masks, config.granularity, {**operation.details, **found})
