@@ -18,7 +18,7 @@ from pathlib import Path
 from edge_shared.files import write_json
 from edge_shared.report import environment
 
-RESULTS = Path(__file__).parents[1] / "results" / "mcu-vision.json"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "mcu-vision.json"
 ROWS = [
     ("stm32f746", None),
     ("nrf52840", None),

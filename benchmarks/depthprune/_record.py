@@ -9,7 +9,7 @@ from typing import Any
 from edge_shared.files import write_json
 from edge_shared.report import environment
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "vision"
 
 

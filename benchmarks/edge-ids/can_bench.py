@@ -31,7 +31,7 @@ from edge_ids.can.service import Service, warm_up
 from edge_ids.can.writers import messages, write_frames
 from edge_shared.errors import InputError
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
 SEEDS = (3, 4, 5, 6)
 TRACES = {"trace48": "can_crysys_trace48/48.csv", "icsim": "can_icsim/sample-can.log"}
 

@@ -6,6 +6,7 @@ Share of planted flows that score above the 99 % quantile of benign test flows, 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
 from sklearn.metrics import roc_auc_score
 
-OUT = Path(__file__).parents[1] / "results" / "edge-ids-flow-hard-cases.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "edge-ids-flow-hard-cases.json"
 CASES = ("odd-flow", "new-host")
 
 

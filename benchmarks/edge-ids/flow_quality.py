@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from edge_shared.report import environment
 from scipy.stats import t
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or ROOT / "benchmarks" / "results")
 MINI = ROOT.parent / "shared" / "data" / "ids" / "netflow_nf_botiot_v2" / "botiot_mini.csv.gz"
 SEEDS = range(5)
 FIGURES = ("pr_auc", "benign_pr_auc", "roc_auc", "macro_f1", "false_alarm_rate", "flows_per_second")

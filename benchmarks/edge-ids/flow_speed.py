@@ -23,7 +23,7 @@ from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
 
 ROOT = Path(__file__).parents[2]
-OUT = ROOT / "benchmarks" / "results" / "edge-ids-flow-speed.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or ROOT / "benchmarks" / "results") / "edge-ids-flow-speed.json"
 FILE = ROOT.parent / "shared" / "data" / "ids" / "netflow_nf_botiot_v2" / "botiot_mini.csv.gz"
 OFFICIAL = {"training_flows_per_second": 17_500, "inference_flows_per_second": [29_000, 42_000], "peak_bytes": 3.0e9, "threads": 2}
 

@@ -24,7 +24,7 @@ from edge_shared.report import environment
 from fairnet.compare import compare
 
 DATA = Path(os.environ.get("EDGEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data") / "vision" / "mnist.npz"
-OUT = Path(__file__).parents[1] / "results" / "fairnet-biased-mnist.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "fairnet-biased-mnist.json"
 PARTIAL = OUT.with_suffix(".partial.json")
 """The record until what the ledger quotes is in it."""
 QUOTED = ("trained", "weights", "channels")

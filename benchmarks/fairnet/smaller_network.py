@@ -27,7 +27,7 @@ from fairnet.networks import extract, gate_sites
 from fairnet.score import score
 
 DATA = Path(os.environ.get("EDGEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data") / "vision" / "mnist.npz"
-OUT = Path(__file__).parents[1] / "results" / "fairnet-smaller-network.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "fairnet-smaller-network.json"
 ROUNDS = 300
 
 

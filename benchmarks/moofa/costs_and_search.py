@@ -24,7 +24,7 @@ from moofa.design import DesignConfig, design
 from moofa.presets import PRESETS
 from moofa.search import search
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
 DESIGNS = [
     (8, 1, 5_408, "A", None),
     (28, 1, 14_912, "A", None),

@@ -21,7 +21,7 @@ from moofa.latency import machine, measure, measure_space
 from moofa.presets import PRESETS
 from scipy.stats import kendalltau
 
-RESULTS = Path(__file__).parents[1] / "results" / "moofa-latency.json"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "moofa-latency.json"
 SPACES = [("digits8", None), ("mnist28+", None), ("c32", None), ("moofa-v3", (128, 160)), ("ofa-mobilenet-v3", (128, 160))]
 NETWORKS = 20
 

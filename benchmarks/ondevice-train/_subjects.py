@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
 DATA = Path(os.environ.get("EDGEWISE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "vision"
 WEIGHTS = DATA / "weights" / "mobilenet_v2-b0353104.pth"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_shared.files import write_json
 from edge_shared.report import environment
 
-OUT = Path(__file__).parents[1] / "results" / "pi-adapt-main-job.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "pi-adapt-main-job.json"
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from pi_gateway.gateway import run_gateway
 from pi_gateway.source import Source
 from pi_gateway.supervisor import Supervisor
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
 
 
 def long_trace(path: Path, frames: int) -> int:

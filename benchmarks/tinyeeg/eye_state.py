@@ -5,6 +5,7 @@ Run: python benchmarks/tinyeeg/eye_state.py [eeg-eye-state.csv]
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tinyeeg import readers
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "eeg" / "eeg_eye_state" / "eeg-eye-state.csv"
-OUT = Path(__file__).parents[1] / "results" / "tinyeeg-eye-state.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "tinyeeg-eye-state.json"
 
 
 def main() -> None:

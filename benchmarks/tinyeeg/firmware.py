@@ -7,6 +7,7 @@ Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm, make. Instruc
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from tinyeeg.chain import Smoothing
 from tinyeeg.codegen.export import export_c99
 from tinyeeg.codegen.fixed import FixedModel
 
-OUT = Path(__file__).parents[1] / "results" / "tinyeeg-firmware.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "tinyeeg-firmware.json"
 PARTS = ("sections", "boxcar", "exponential", "linear", "mlp", "trees", "person", "quantise")
 
 

@@ -7,6 +7,7 @@ Needs make, gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm. Instruc
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from edge_shared.files import write_json
 from edge_shared.report import environment
 
-OUT = Path(__file__).parents[1] / "results" / "tinyeeg-mcu-attention.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "tinyeeg-mcu-attention.json"
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ leave one out, as small sets are: three to train on.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tinyeeg.recording import Recording, Span
 from tinyeeg.table import extract
 
 SITES = ["EEG T5", "EEG Fp1", "EEG Fp2", "EEG T6"]
-OUT = Path(__file__).parents[1] / "results" / "tinyeeg-mental-arithmetic.json"
+OUT = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results") / "tinyeeg-mental-arithmetic.json"
 
 
 def load(folder: Path) -> list[Recording]:
