@@ -24,6 +24,7 @@ COMMANDS = {
     "pi-adapt": "pi_adapt.cli",
     "mcu-vision": "mcu_vision.cli",
     "mcu-attention": "mcu_attention.cli",
+    "pi-gateway": "pi_gateway.cli",
 }
 LIGHT = {"torch", "matplotlib", "sklearn", "polars", "mne", "scipy", "pymoo", "can", "onnxruntime"}
 
