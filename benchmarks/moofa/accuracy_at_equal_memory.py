@@ -6,7 +6,8 @@ budget the best predicted network within it is taken and its accuracy on the tes
     python benchmarks/moofa/accuracy_at_equal_memory.py --data digits --seeds 5
     python benchmarks/moofa/accuracy_at_equal_memory.py --data mnist --path ../shared/data/vision/mnist.npz --seeds 5
 
-Writes benchmarks/results/moofa-accuracy-DATA.json after every run and goes on from it.
+Supernets and the accuracies that their predictors learn from are kept in a temporary folder (`--train-only` stops there);
+benchmarks/results/moofa-accuracy-DATA.json is written after every run and made anew from them.
 """
 
 from __future__ import annotations
@@ -17,24 +18,28 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
-from edge_shared.data.vision import load_images
-from edge_shared.files import write_json
+from edge_shared.artifacts import load_weights
+from edge_shared.data.vision import ImageSet, load_images
+from edge_shared.files import write_bytes, write_json
 from edge_shared.report import environment
 from moofa.budget import Budget, Target
 from moofa.costs import CostTable
 from moofa.measure import Gauge, label, sample_balanced
 from moofa.predictor import PredictorConfig, fit_predictor
 from moofa.search import search
-from moofa.space import load_space
+from moofa.space import Genes, load_space
 from moofa.supernet import Supernet
 from moofa.training import SupernetConfig, train_supernet
-from scipy.stats import t
+from scipy.stats import kendalltau, t
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("EDGEWISE_RESULTS") or Path(__file__).parents[1] / "results")
+FOLDER = Path(tempfile.gettempdir()) / "moofa-accuracy"
 SETTINGS = {
     "digits": {"spaces": ["digits8", "digits8-control"], "epochs": 20, "limit": None, "labels": 150, "gauge": None},
     "mnist": {"spaces": ["mnist28", "mnist28-control"], "epochs": 5, "limit": 3000, "labels": 80, "gauge": 800},
@@ -42,53 +47,95 @@ SETTINGS = {
 BUDGETS = 6
 
 
-def one_run(space_name: str, data: str, path: str, seed: int, settings: dict) -> dict:
+def trained(space_name: str, data: str, path: str, seed: int, settings: dict) -> tuple[Supernet, np.ndarray, np.ndarray, ImageSet]:
+    """A supernet, networks of it that were measured, and their accuracies on the validation part; kept in a folder."""
     images = load_images(path, limit=settings["limit"], seed=seed)
     space = load_space(space_name)
+    folder = FOLDER / f"{data}-{space_name}-{seed}"
+    weights, labels = folder / "supernet.safetensors", folder / "labels.json"
     torch.manual_seed(seed)
     supernet = Supernet(space)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    if not weights.is_file():
         config = SupernetConfig(epochs=settings["epochs"], seed=seed)
         loader = images.loader("train", config.batch_size, shuffle=True, seed=seed)
-        train_supernet(supernet, loader, config, Path(folder), device="cpu", checkpoint_steps=None)
-    trained = time.perf_counter()
+        started = time.perf_counter()
+        train_supernet(supernet, loader, config, folder, device="cpu", checkpoint_steps=200)
+        print(f"{space_name} seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        write_bytes(weights, safetensors.torch.save(dict(supernet.state_dict())))
+    supernet.load_state_dict(load_weights(weights))
+    supernet.eval()
     table = CostTable(space, Target("D", 8))
     rows = sample_balanced(table, settings["labels"], seed)
+    known = json.loads(labels.read_text()) if labels.is_file() else {}
     gauge = Gauge.of(images, "val", limit=settings["gauge"])
-    accuracies = label(supernet, rows, gauge, {}, lambda known: None)
-    predictor, quality = fit_predictor(space, rows, accuracies, PredictorConfig(seed=seed))
-    test = Gauge.of(images, "test")
+    return supernet, rows, label(supernet, rows, gauge, known, lambda values: write_json(labels, values)), images
+
+
+def one_run(space_name: str, data: str, path: str, seed: int, settings: dict) -> dict:
+    supernet, rows, accuracies, images = trained(space_name, data, path, seed, settings)
+    space = supernet.space
+    table = CostTable(space, Target("D", 8))
+    gauge, test = Gauge.of(images, "val", limit=settings["gauge"]), Gauge.of(images, "test")
     ends = table.costs(table.genes.encode([space.smallest(), space.largest()])).ram
-    found = []
-    for budget in budgets_of(data):
-        result = search(table, predictor, Budget(ram=budget), seed=seed)
-        found.append(
-            {
-                "budget": budget,
-                "test_accuracy": test.accuracy(supernet, result.found.choice),
-                "val_accuracy": gauge.accuracy(supernet, result.found.choice),
-                "predicted": result.found.score,
-                "utilisation": result.utilisation,
-                "macs": result.found.costs["macs"],
-                "flops": 2 * result.found.costs["macs"],
-                "params": result.found.costs["params"],
-                "flatness": result.found.costs["flatness"],
-                "search_seconds": result.seconds,
-            }
-        )
-    return {
+    measured: dict = {}
+    run: dict = {
         "space": space_name,
         "seed": seed,
-        "train_seconds": trained - started,
-        "kendall_tau": quality.kendall_tau,
-        "rmse": quality.rmse,
         "smallest_ram": int(ends[0]),
         "largest_ram": int(ends[1]),
-        "found": found,
         "train_images": len(images.train_y),
+        "val_images": len(gauge.labels),
         "test_images": len(images.test_y),
+        "ranking": ranking(supernet, rows, accuracies, images, seed),
     }
+    for name, monotone in (("found", True), ("found_free", False)):
+        predictor, quality = fit_predictor(space, rows, accuracies, PredictorConfig(seed=seed, monotone=monotone))
+        run[f"predictor_{name}"] = asdict(quality)
+        found, hits = [], 0
+        for budget in budgets_of(data):
+            result = search(table, predictor, Budget(ram=budget), seed=seed)
+            if monotone and result.method == "exhaustive":
+                other = search(table, predictor, Budget(ram=budget), seed=seed, method="evolution")
+                hits += other.found.score == result.found.score
+            choice = result.found.choice
+            if choice not in measured:
+                measured[choice] = (test.accuracy(supernet, choice), gauge.accuracy(supernet, choice))
+            found.append(
+                {
+                    "budget": budget,
+                    "test_accuracy": measured[choice][0],
+                    "val_accuracy": measured[choice][1],
+                    "predicted": result.found.score,
+                    "utilisation": result.utilisation,
+                    "flops": 2 * result.found.costs["macs"],
+                    "params": result.found.costs["params"],
+                    "flatness": result.found.costs["flatness"],
+                    "search_seconds": result.seconds,
+                }
+            )
+        run[name] = found
+        if monotone:
+            run["evolution_found_optimum"] = hits
+    return run
+
+
+def ranking(supernet: Supernet, rows: np.ndarray, accuracies: np.ndarray, images: ImageSet, seed: int) -> dict:
+    """Kendall's tau of five-fold predictions with accuracies on the validation and on test images, for both predictors."""
+    test = Gauge.of(images, "test", limit=1000)
+    genes = Genes(supernet.space)
+    unseen = np.array([test.accuracy(supernet, genes.decode(row)) for row in rows])
+    order = np.random.default_rng(0).permutation(len(rows))
+    result = {"labels_with_test": float(kendalltau(accuracies, unseen).statistic)}
+    for name, monotone in (("monotone", True), ("free", False)):
+        predicted = np.zeros(len(rows))
+        for fold in range(5):
+            held = order[fold::5]
+            rest = np.setdiff1d(order, held)
+            config = PredictorConfig(seed=seed, monotone=monotone, held_out=0.01)
+            predicted[held] = fit_predictor(supernet.space, rows[rest], accuracies[rest], config)[0](rows[held])
+        result[f"{name}_with_val"] = float(kendalltau(predicted, accuracies).statistic)
+        result[f"{name}_with_test"] = float(kendalltau(predicted, unseen).statistic)
+    return result
 
 
 def budgets_of(data: str) -> list[int]:
@@ -113,22 +160,26 @@ def summary(runs: list[dict], spaces: list[str]) -> list[dict]:
             row[space] = interval(values[space]) | {
                 name: float(np.mean([found[name] for found in mine])) for name in ("utilisation", "flops", "flatness")
             }
+            free = np.array([run["found_free"][index]["test_accuracy"] for run in runs if run["space"] == space])
+            row[space]["less_free_predictor"] = interval(values[space] - free)
         if len(values[spaces[0]]) == len(values[spaces[1]]):
             row["difference"] = interval(values[spaces[0]] - values[spaces[1]])
         rows.append(row)
     return rows
 
 
-def use(runs: list[dict], spaces: list[str]) -> dict:
-    """Share of the budget that the found networks use, over seeds and budgets."""
+def use(runs: list[dict], spaces: list[str], kind: str) -> dict:
+    """Share of the budget that the found networks use, over seeds and budgets, and their accuracy on the test part."""
     result = {}
     for space in spaces:
-        values = np.array([found["utilisation"] for run in runs if run["space"] == space for found in run["found"]])
+        found = [found for run in runs if run["space"] == space for found in run[kind]]
+        values = np.array([one["utilisation"] for one in found])
         result[space] = {
             "found": len(values),
             "mean": float(values.mean()),
             "least": float(values.min()),
             "at_least_85_percent": float((values >= 0.85).mean()),
+            "test_accuracy": float(np.mean([one["test_accuracy"] for one in found])),
         }
     return result
 
@@ -143,19 +194,20 @@ def main() -> None:
     parser.add_argument("--data", choices=sorted(SETTINGS), default="digits")
     parser.add_argument("--path", help="data set by name or path; the name of --data if omitted")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--train-only", action="store_true", help="train and measure, choose nothing yet")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     settings = SETTINGS[arguments.data]
     file = RESULTS / f"moofa-accuracy-{arguments.data}.json"
-    runs = json.loads(file.read_text())["runs"] if file.exists() else []
+    runs = []
     for seed in range(arguments.seeds):
         for space in settings["spaces"]:
-            if any(run["space"] == space and run["seed"] == seed for run in runs):
+            if arguments.train_only:
+                trained(space, arguments.data, arguments.path or arguments.data, seed, settings)
                 continue
             runs.append(one_run(space, arguments.data, arguments.path or arguments.data, seed, settings))
-            print(f"{space} seed {seed}: {runs[-1]['train_seconds']:.0f} s", file=sys.stderr, flush=True)
-            write(file, arguments, settings, runs)
-    write(file, arguments, settings, runs)
+    if runs:
+        write(file, arguments, settings, runs)
 
 
 def write(file: Path, arguments: argparse.Namespace, settings: dict, runs: list[dict]) -> None:
@@ -166,7 +218,11 @@ def write(file: Path, arguments: argparse.Namespace, settings: dict, runs: list[
             "command": command,
             "machine": {"cpu": environment().processor, "cores": os.cpu_count(), "torch": torch.__version__},
             "settings": settings | {"memory_model": "D", "bits": 8, "batch_size": 64, "lr": 0.1, "schedule": "sandwich"},
-            "use_of_budget": use(runs, settings["spaces"]),
+            "use_of_budget": use(runs, settings["spaces"], "found"),
+            "use_of_budget_free_predictor": use(runs, settings["spaces"], "found_free"),
+            "ranking": {name: float(np.mean([run["ranking"][name] for run in runs])) for name in runs[0]["ranking"]},
+            "evolution_found_optimum": sum(run["evolution_found_optimum"] for run in runs),
+            "evolution_searches": sum(len(run["found"]) for run in runs),
             "summary": summary(runs, settings["spaces"]),
             "runs": runs,
         },

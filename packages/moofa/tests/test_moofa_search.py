@@ -145,6 +145,16 @@ def test_nothing_is_scored_twice_and_equal_seeds_give_equal_results():
     assert (one.archive.rows == two.archive.rows).all()
 
 
+@pytest.mark.parametrize("method", ["evolution", "exhaustive"])
+def test_of_equal_networks_the_one_that_uses_the_budget_is_taken(method):
+    flat = lambda rows: np.zeros(len(rows))  # noqa: E731
+    for ram in (3000, 4000):
+        found = search(DIGITS, flat, Budget(ram=ram), method=method)
+        assert found.found.costs["ram"] == COSTS.ram[COSTS.ram <= ram].max()
+    # Where RAM is not limited there is nothing to fill.
+    assert search(DIGITS, flat, Budget(macs=200_000), method=method).found.costs["ram"] == COSTS.ram.min()
+
+
 def test_exhaustive_is_the_optimum():
     score = rugged(DIGITS, 4)
     found = search(DIGITS, score, Budget(ram=4000))

@@ -7,11 +7,12 @@ import pytest
 import torch
 from edge_shared.data.vision import load_images
 from edge_shared.errors import InputError
-from moofa.budget import Target
+from moofa.budget import Budget, Target
 from moofa.costs import CostTable
 from moofa.measure import Gauge, label, sample_balanced
 from moofa.predictor import Predictor, PredictorConfig, encode, fit_predictor
 from moofa.presets import PRESETS
+from moofa.search import Evolution, search
 from moofa.space import Genes, Space, Stage, Stem
 from moofa.supernet import Supernet, extract
 from moofa.training import ProgressiveLoss, SandwichLoss, SupernetConfig, phases, train_supernet
@@ -175,7 +176,7 @@ def test_predictor_learns_an_additive_accuracy(tmp_path):
     rows = genes.sample(300, np.random.default_rng(0))
     features = encode(genes, rows)
     truth = 0.8 + 0.01 * features @ np.random.default_rng(1).normal(size=features.shape[1])
-    predictor, quality = fit_predictor(space, rows, truth, PredictorConfig(epochs=120, lr=3e-3))
+    predictor, quality = fit_predictor(space, rows, truth, PredictorConfig(epochs=120, lr=3e-3, monotone=False))
     assert quality.kendall_tau > 0.8
     assert quality.held_out == 60
     predictor.save(tmp_path, quality)
@@ -184,6 +185,54 @@ def test_predictor_learns_an_additive_accuracy(tmp_path):
     assert (predictor(rows[:7]) == predictor(rows)[:7]).all()
     with pytest.raises(InputError, match="another space"):
         Predictor.load(tmp_path, PRESETS["digits8"]())
+
+
+def noisy_accuracies(space, count=80):
+    """Accuracy that fades with memory, in counts of 270 images: noise as large as what there is to learn."""
+    rng = np.random.default_rng(3)
+    table = CostTable(space, Target("D", 8))
+    rows = sample_balanced(table, count, 0)
+    truth = 0.98 + 0.01 * np.log(table.costs(rows).ram / table.costs(rows).ram.max())
+    return table, rows, rng.binomial(270, truth) / 270
+
+
+def test_a_network_is_never_predicted_below_one_that_it_contains():
+    space = PRESETS["mnist28"]()
+    table, rows, accuracies = noisy_accuracies(space)
+    predictor, _ = fit_predictor(space, rows, accuracies, PredictorConfig(epochs=60))
+    genes, rng = table.genes, np.random.default_rng(0)
+    smaller = genes.sample(400, rng)
+    larger, kernels = smaller.copy(), [kernel for columns in genes.block_columns for kernel, _ in columns]
+    for row in larger:
+        columns = rng.permutation([column for column in range(len(genes.sizes)) if column not in kernels])[:3]
+        row[columns] = np.minimum(row[columns] + 1, genes.sizes[columns] - 1)
+    # A block that appears may have any kernel and expansion.
+    fresh = genes.active(larger) & ~genes.active(smaller)
+    larger = genes.canonical(np.where(fresh, (rng.random(larger.shape) * genes.sizes).astype(int), larger))
+    assert (larger != smaller).any(1).mean() > 0.7
+    assert (predictor(larger) >= predictor(smaller)).all()
+    # No order is assumed of kernels: with other labels either is ahead.
+    change = genes.canonical(np.where(np.isin(np.arange(len(genes.sizes)), kernels[:1]), 1 - smaller, smaller))
+    for sign in (-1, 1):
+        taught, _ = fit_predictor(space, rows, 0.9 + 0.02 * sign * rows[:, kernels[0]], PredictorConfig())
+        ahead = taught(change) - taught(smaller)
+        assert (sign * ahead[smaller[:, kernels[0]] == 0] > 0.005).all()
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "evolution"])
+def test_found_networks_use_the_budget_whatever_the_noise(method):
+    """Use of at least 0.85 of every budget inside the feasible range, and never a larger budget with a lower prediction."""
+    table, rows, accuracies = noisy_accuracies(PRESETS["digits8"]())
+    predictor, _ = fit_predictor(table.space, rows, accuracies, PredictorConfig(epochs=60))
+    values = np.unique(table.costs(table.genes.enumerate()).ram)
+    last = 0.0
+    for budget in np.linspace(values[0], values[-1], 9).astype(int):
+        found = search(table, predictor, Budget(ram=int(budget)), method=method, settings=Evolution(population=40, generations=4))
+        assert found.utilisation >= 0.85
+        assert found.found.score >= last
+        last = found.found.score
+        # As much as any network of the space can use.
+        assert found.found.costs["ram"] == values[values <= budget][-1]
 
 
 def test_features_hide_what_does_not_exist():

@@ -92,12 +92,15 @@ class Archive:
         return Costs(**{name: self._store[name][: len(self)] for name in Costs.__dataclass_fields__})
 
     def best(self, budget: Budget) -> Found | None:
-        """The network of the highest score within the budget; of equal ones the one that needs least RAM, then fewest MACs."""
+        """The network of the highest score within the budget.
+
+        Of equal ones the one that uses most of a RAM budget (least RAM where RAM is not limited), then the one of fewest MACs.
+        """
         allowed = np.flatnonzero(budget.allows(self.costs))
         if not len(allowed):
             return None
         costs = self.costs.take(allowed)
-        order = np.lexsort((costs.macs, costs.ram, -self.scores[allowed]))
+        order = np.lexsort((costs.macs, costs.ram if budget.ram is None else -costs.ram, -self.scores[allowed]))
         return self.found(int(allowed[order[0]]))
 
     def found(self, place: int) -> Found:

@@ -104,20 +104,28 @@ def evolve(
 
 
 def _polish(archive: Archive, budget: Budget, population: np.ndarray, scores: np.ndarray, keep: int, seen: set[bytes]) -> np.ndarray:
-    """Try every single change of the best networks, again as long as the best one gets better (at most `POLISH_ROUNDS` times)."""
+    """Try every single change of the best networks, again as long as the best one gets better (at most `POLISH_ROUNDS` times).
+
+    Where RAM is limited, more of it at the same score is better too.
+    """
+
+    def sort(population: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+        ram = archive.table.costs(population).ram if budget.ram is not None else np.zeros(len(population))
+        order = np.lexsort((-ram, -scores))  # stable
+        return population[order], scores[order], (float(scores[order[0]]), float(ram[order[0]]))
+
+    population, scores, best = sort(population, scores)
     for _ in range(POLISH_ROUNDS):
-        order = np.argsort(-scores, kind="stable")
-        population, scores = population[order], scores[order]
         neighbours = np.vstack([_neighbours(archive.table, row) for row in population[:keep]])
         neighbours = _fresh(_within(archive.table, budget, neighbours), seen)
         if not len(neighbours):
-            return population
-        new = _scores(archive, neighbours)
-        before = scores[0]
-        population, scores = np.vstack([population, neighbours]), np.concatenate([scores, new])
-        if new.max() <= before:
             break
-    return population[np.argsort(-scores, kind="stable")]
+        before = best
+        scores = np.concatenate([scores, _scores(archive, neighbours)])
+        population, scores, best = sort(np.vstack([population, neighbours]), scores)
+        if best <= before:
+            break
+    return population
 
 
 def _neighbours(table: CostTable, row: np.ndarray) -> np.ndarray:
