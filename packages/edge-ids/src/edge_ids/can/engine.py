@@ -42,6 +42,7 @@ HINT = 16  # shift of a detector's bit in the mask of a frame when it may raise 
 BINS = 256  # interval bins, 8 per octave of microseconds
 UNKNOWN_SLOTS = 1024
 REPEAT_SLOTS = 1024
+SHORT_LAG = 16  # a bit that toggles repeats at short distances by itself
 FEATURES = 18  # of the tiny network: evidence and sum of nine detectors
 HIDDEN = 12
 POLYNOMIALS = (0x07, 0x1D, 0x2F, 0x31, 0x9B)  # CRC-8: SMBus, SAE J1850, AUTOSAR H2F, Maxim (not reflected), WCDMA
@@ -62,11 +63,13 @@ class Model(NamedTuple):
         length_evidence_K: evidence of another length, or of `ALIEN_BITS` and more unseen payload bits in one frame.
         timing_evidence_KB: evidence of an interval by its logarithmic bin (short side only).
         median_K: median interval, us; 0 if never repeated.
+        backlog_K: short intervals are evidence only while the backlog is at least this, us.
         silence_K: an ID silent for longer, us, is missing; 0 for an ID without a reliable period.
         ones_K, zeros_K: payload bits ever seen at 1 and at 0.
         byte_evidence_K: evidence of one byte with bits never seen.
-        jump_evidence_KJ: evidence of a Hamming distance to the previous payload (0..64).
-        step_KB: largest change of each payload byte between frames, modulo 256 and in either direction (0..128), with a margin.
+        jump_evidence_KJ: evidence of a `distance` of the signals to the previous payload (0..64).
+        step_KB: largest change of each payload byte between frames, modulo 256 and in either direction (0..128), with a margin;
+            128 where a counter is.
         counter_KC3: right shift, bits, step of up to four counters; bits 0 ends the list.
         counter_evidence_KC: evidence of a break.
         frozen_K: a payload repeated this often is frozen; 0 for an ID whose payload may rest, `NEVER_RESTS` for one that
@@ -80,7 +83,7 @@ class Model(NamedTuple):
             partner value in training, age in us from which a partner is stale.
         cross_evidence_KC: evidence of a value outside of the tolerance.
         repeat_K: row of the payload memory, -1 for none.
-        repeat_mask_K: payload bits that count for it: all but counters and the checksum, which go on while a vehicle stands still.
+        signal_mask_K: payload bits that carry signals: all but counters and the checksum.
         repeat_evidence_K: evidence of two pairs of payloads that repeat at the same distance.
         tiny_MF, tiny_bias_M, tiny_out_M: int8 weights (held as int64) of the tiny network, its 32-bit bias and output weights.
         tiny_meta: on (0 or 1), shift after the hidden layer, output bias, multiplier to 1/16 bit (1/65536).
@@ -94,6 +97,7 @@ class Model(NamedTuple):
     length_evidence_K: Any
     timing_evidence_KB: Any
     median_K: Any
+    backlog_K: Any
     silence_K: Any
     ones_K: Any
     zeros_K: Any
@@ -109,7 +113,7 @@ class Model(NamedTuple):
     cross_KCX: Any
     cross_evidence_KC: Any
     repeat_K: Any
-    repeat_mask_K: Any
+    signal_mask_K: Any
     repeat_evidence_K: Any
     tiny_MF: Any
     tiny_bias_M: Any
@@ -133,7 +137,7 @@ class State(NamedTuple):
     Attributes:
         last_K: time of the last frame, us, or `NEVER`.
         interval_K: the last interval, us.
-        backlog_K: how much earlier than the period the frames come, us (see `_timing`).
+        backlog_K: how much earlier than the period the frames come, us (see `backlog_after`).
         payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated.
         novel_K, novel_time_K: unseen bits already counted, and when one was last seen.
         stuck_KB: for each byte, changes of the payload that it did not take part in.
@@ -211,12 +215,42 @@ def interval_bin(us: int) -> int:
 
 
 @compiled
+def regular(interval: int, median: int) -> bool:
+    """Whether an interval is about one period."""
+    return 3 * interval > 2 * median and 2 * interval < 3 * median
+
+
+@compiled
+def backlog_after(backlog: int, interval: int, median: int) -> int:
+    """How much earlier than the period the frames come, us: after a regular interval it fades, otherwise period minus interval adds."""
+    if regular(interval, median):
+        return backlog * 7 // 8
+    return min(max(backlog + median - interval, -8 * median), 8 * median)
+
+
+@compiled
+def highest_backlog(interval_N: Any, median: int) -> int:
+    """The highest backlog over the intervals of one ID."""
+    backlog, highest = 0, 0
+    for i in range(len(interval_N)):
+        backlog = backlog_after(backlog, interval_N[i], median)
+        highest = max(highest, backlog)
+    return highest
+
+
+@compiled
 def popcount(x: int) -> int:
     """Number of ones among the 64 bits of an int64."""
     x = x - ((x >> 1) & 0x5555555555555555)
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
     return ((x & 0x00FF00FF00FF00FF) + ((x >> 8) & 0x00FF00FF00FF00FF)) * 0x0001000100010001 >> 48 & 0x7F
+
+
+@compiled
+def distance(changed: int) -> int:
+    """Hamming distance of two payloads in Gray code, from their XOR: a number that steps past a power of two flips two bits at most, not all."""
+    return popcount(changed ^ ((changed >> 1) & 0x7FFFFFFFFFFFFFFF))
 
 
 def _crc_tables() -> Any:
@@ -470,16 +504,19 @@ def step(
         # The backlog tells a forged extra frame (more frames than time allows) from one that was only held up
         # (a long interval, then short ones): after a normal interval it fades, otherwise period minus interval adds.
         interval = max(time - last, 0)
-        if 3 * interval > 2 * median and 2 * interval < 3 * median:
-            s.backlog_K[k] = s.backlog_K[k] * 7 // 8
-            in_time = 1
+        in_time = int(regular(interval, median))
+        s.backlog_K[k] = backlog_after(s.backlog_K[k], interval, median)
+        # An ID that falls into an even rhythm at a third of its period or less has changed its mode; forged frames between
+        # the legitimate ones cannot keep one. A short training may have missed such modes: there it counts for fast IDs and
+        # for a rough rhythm too.
+        previous = s.interval_K[k]
+        if mature:
+            even = median >= 50_000 and 8 * abs(interval - previous) <= interval
         else:
-            s.backlog_K[k] = min(max(s.backlog_K[k] + median - interval, -8 * median), 8 * median)
-        # A slow ID that falls into an even rhythm at a third of its period or less has changed its mode; forged frames
-        # between the legitimate ones cannot keep an even rhythm.
-        even = 8 * abs(interval - s.interval_K[k]) <= interval and 3 * interval <= median and median >= 50_000
+            even = 2 * abs(interval - previous) <= max(interval, previous)
+        even = even and 3 * interval <= median
         s.interval_K[k] = interval
-        if 2 * s.backlog_K[k] >= median and not even:
+        if s.backlog_K[k] >= m.backlog_K[k] and not even:
             e_timing = m.timing_evidence_KB[k, interval_bin(interval)]
 
     if (m.lengths_K[k] >> min(length, 62)) & 1 == 0:
@@ -506,7 +543,9 @@ def step(
                 drift_bits = ONE_BIT // 4  # still in unseen territory: forget slowly
         if s.has_payload_K[k]:
             changed = payload ^ s.payload_K[k]
-            e_jump = m.jump_evidence_KJ[k, popcount(changed)]
+            since = last > bus[B_STALL]  # otherwise frames are missing in between, and anything may have moved
+            if since:
+                e_jump = m.jump_evidence_KJ[k, distance(changed & m.signal_mask_K[k])]
             if changed != 0:
                 for b in range(8):
                     difference = ((payload >> (8 * b)) & 0xFF) - ((s.payload_K[k] >> (8 * b)) & 0xFF)
@@ -518,14 +557,14 @@ def step(
                     s.stuck_KB[k, b] = 0
                     difference &= 0xFF
                     difference = min(difference, 256 - difference)
-                    if difference > m.step_KB[k, b]:
+                    if difference > m.step_KB[k, b] and since:
                         e_jump += m.byte_evidence_K[k]
                         while difference >= 2 * m.step_KB[k, b]:  # and more for every octave beyond
                             e_jump += 6 * ONE_BIT
                             difference >>= 1
             for c in range(4):
                 width = m.counter_KC3[k, c, 1]
-                if width == 0:
+                if width == 0 or not since:
                     break
                 shift = m.counter_KC3[k, c, 0]
                 span = (1 << width) - 1
@@ -536,9 +575,9 @@ def step(
             s.run_K[k] = s.run_K[k] + 1 if changed == 0 else 0
             if m.frozen_K[k] > 0 and s.run_K[k] >= m.frozen_K[k]:
                 e_frozen = max(e_frozen, 2 * ONE_BIT if s.run_K[k] > m.frozen_K[k] else 32 * ONE_BIT)
-            if changed & m.repeat_mask_K[k] and m.repeat_K[k] >= 0:
+            if changed & m.signal_mask_K[k] and m.repeat_K[k] >= 0:
                 # The memory takes one pair of payloads in four, chosen by its own hash, so that the same pairs are taken again.
-                h = mix(payload & m.repeat_mask_K[k], s.payload_K[k] & m.repeat_mask_K[k])
+                h = mix(payload & m.signal_mask_K[k], s.payload_K[k] & m.signal_mask_K[k])
                 if h & 3 == 0:
                     r = m.repeat_K[k]
                     t = (h >> 2) & (REPEAT_SLOTS - 1)
@@ -546,7 +585,7 @@ def step(
                     now = s.count_K[k] & 0xFFFFFFFF
                     if seen >> 32 == h:
                         lag = (now - (seen & 0xFFFFFFFF)) & 0xFFFFFFFF
-                        if lag == s.lag_K[k]:
+                        if lag == s.lag_K[k] and lag > SHORT_LAG:
                             s.matches_K[k] += 1
                             e_repeat = m.repeat_evidence_K[k]
                         else:

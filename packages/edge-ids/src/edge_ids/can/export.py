@@ -17,10 +17,10 @@ from edge_ids.can.profile import Profile
 SOURCES = ("edge_ids.h", "edge_ids.c", "main.c")
 _NAMES = {  # table in C: field of `engine.Model`
     "hash_key": "hash_key_H", "hash_slot": "hash_slot_H", "lengths": "lengths_K", "length_evidence": "length_evidence_K",
-    "timing_evidence": "timing_evidence_KB", "median": "median_K", "silence": "silence_K", "ones": "ones_K", "zeros": "zeros_K",
+    "timing_evidence": "timing_evidence_KB", "median": "median_K", "backlog": "backlog_K", "silence": "silence_K", "ones": "ones_K", "zeros": "zeros_K",
     "byte_evidence": "byte_evidence_K", "jump_evidence": "jump_evidence_KJ", "step": "step_KB", "counter": "counter_KC3",
     "counter_evidence": "counter_evidence_KC", "frozen": "frozen_K", "stuck": "stuck_KB", "checksum": "checksum_K4",
-    "checksum_evidence": "checksum_evidence_K", "cross": "cross_KCX", "cross_evidence": "cross_evidence_KC", "repeat": "repeat_K", "repeat_mask": "repeat_mask_K",
+    "checksum_evidence": "checksum_evidence_K", "cross": "cross_KCX", "cross_evidence": "cross_evidence_KC", "repeat": "repeat_K", "signal_mask": "signal_mask_K",
     "repeat_evidence": "repeat_evidence_K", "tiny": "tiny_MF", "tiny_bias": "tiny_bias_M", "tiny_out": "tiny_out_M",
     "tiny_meta": "tiny_meta", "threshold": "threshold_KD", "limits": "limits",
 }  # fmt: skip
@@ -29,7 +29,7 @@ _WIDE = {
     "lengths": np.int64,
     "ones": np.uint64,
     "zeros": np.uint64,
-    "repeat_mask": np.uint64,
+    "signal_mask": np.uint64,
     "cross": np.int64,
     "hash_key": np.int64,
     "keys": np.int64,

@@ -22,9 +22,9 @@ from edge_shared.files import read_json, write_bytes, write_json
 from edge_ids.can import engine
 from edge_ids.can.engine import BINS, COLUMNS, DETECTORS, ONE_BIT, Model
 from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
-from edge_ids.can.relations import fit_checksum, fit_cross, fit_repeat
+from edge_ids.can.relations import fit_checksum, fit_cross, fit_repeat, signal_bits
 
-FORMAT = "edge-ids-can-profile-2"
+FORMAT = "edge-ids-can-profile-3"
 MAX_IDS = 4096
 OFF = 1 << 40  # a threshold that is never reached
 BASE_BITS = {
@@ -35,7 +35,10 @@ BASE_D = np.array([BASE_BITS.get(name, 0) for name in DETECTORS], np.int64) * ON
 UNKNOWN_BITS = 30
 LOAD_BITS = 30
 MATURE_SECONDS = 300.0
-LONGEST_REST = 32
+LEAST_INTERVALS = 10
+LONGEST_REST = 100  # changes of the payload
+LONGEST_FREEZE = 60  # frames
+REST_HOURS = 200.0
 FOLDS = (0.25, 0.5, 0.75)
 
 
@@ -139,7 +142,8 @@ def train(frames: Frames) -> Profile:
     channels = frames.channels if len(np.unique(benign.channel)) > 1 else (frames.channels[benign.channel[0]],)
     clock = _clock(benign)
     profile = fit(benign, channels)
-    network = _network(benign, clock, channels)
+    mature = bool(profile.info["mature"])
+    network = _network(benign, clock, channels, mature)
     profile = replace(profile, model=profile.model._replace(**network))
     known = len(profile.keys_K)
     highest_KD = np.zeros((known, COLUMNS), np.int64)
@@ -149,7 +153,7 @@ def train(frames: Frames) -> Profile:
         cut, end = np.searchsorted(clock, [clock[-1] * fraction, clock[-1] * (fraction + 0.25)])
         if cut < 100 or end <= cut:
             continue
-        earlier = _thresholds_off(fit(benign.take(slice(0, cut)), channels))
+        earlier = _thresholds_off(fit(benign.take(slice(0, cut)), channels, mature))
         earlier = replace(earlier, model=earlier.model._replace(**network))
         sums, unknown = _highest(earlier, benign.take(slice(cut, end)))
         for k, key in enumerate(earlier.keys_K):
@@ -174,8 +178,14 @@ def train(frames: Frames) -> Profile:
     return replace(profile, model=profile.model._replace(threshold_KD=threshold_KD, limits=limits), info=info)
 
 
-def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
-    """The tables of the engine from benign frames, with the thresholds at their base values."""
+def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -> Profile:
+    """The tables of the engine from benign frames, with the thresholds at their base values.
+
+    Args:
+        frames: benign.
+        channels: buses to tell apart.
+        mature: whether there was enough training for the detectors of values; None asks for `MATURE_SECONDS`.
+    """
     time_us = _clock(frames)
     key = keys_of(frames, channels)
     unique, counts = np.unique(key, return_counts=True)
@@ -183,19 +193,20 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
         unique = np.sort(unique[np.argsort(-counts, kind="stable")[:MAX_IDS]])
     K = len(unique)
     seconds = float(time_us[-1] - time_us[0]) / 1e6
+    mature = seconds >= MATURE_SECONDS if mature is None else mature
     order: Array = np.argsort(key, kind="stable")
     bounds = np.searchsorted(key[order], unique, side="left")
     ends = np.searchsorted(key[order], unique, side="right")
     payload = payloads(frames)
     tables = {
         "lengths_K": np.zeros(K, np.int64), "length_evidence_K": np.zeros(K, np.int64),
-        "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64),
+        "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64), "backlog_K": np.zeros(K, np.int64),
         "silence_K": np.zeros(K, np.int64), "ones_K": np.zeros(K, np.int64), "zeros_K": np.zeros(K, np.int64),
         "byte_evidence_K": np.zeros(K, np.int64),
         "jump_evidence_KJ": np.zeros((K, 65), np.int64), "step_KB": np.full((K, 8), 255, np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
         "counter_evidence_KC": np.zeros((K, 4), np.int64), "frozen_K": np.zeros(K, np.int64),
         "stuck_KB": np.zeros((K, 8), np.int64), "checksum_K4": np.zeros((K, 4), np.int64), "checksum_evidence_K": np.zeros(K, np.int64),
-        "repeat_K": np.full(K, -1, np.int64), "repeat_mask_K": np.full(K, -1, np.int64), "repeat_evidence_K": np.zeros(K, np.int64),
+        "repeat_K": np.full(K, -1, np.int64), "signal_mask_K": np.full(K, -1, np.int64), "repeat_evidence_K": np.zeros(K, np.int64),
     }  # fmt: skip
     for k in range(K):
         rows = order[bounds[k] : ends[k]]
@@ -206,16 +217,18 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
         same = capture[1:] == capture[:-1]
         intervals = np.diff(t)[same]
         if len(intervals) >= 2:
-            _fit_timing(tables, k, intervals)
-        _fit_payload(tables, k, p, same, length.max(), time_us[0], time_us[-1], frames.data[rows, :8])
+            _fit_timing(tables, k, intervals, mature)
+        _fit_payload(tables, k, p, same, length.max(), seconds, frames.data[rows, :8], mature)
 
     rows_K = [order[bounds[k] : ends[k]] for k in range(K)]
-    mature = seconds >= MATURE_SECONDS
     for k, rows in enumerate(rows_K):
         found, breaks = fit_checksum(payload[rows], frames.length[rows])
         if found is not None:
             tables["checksum_K4"][k] = found
             tables["checksum_evidence_K"][k] = _bits(len(rows), breaks, cap=20 if mature else 12)
+        same = np.diff(frames.capture[rows]) == 0
+        if same.sum() >= 2:
+            _fit_jumps(tables, k, payload[rows], same, frames.data[rows, :8])
     fit_repeat(tables, payload, rows_K)
     tables["cross_KCX"], tables["cross_evidence_KC"] = fit_cross(time_us, payload, frames.length, rows_K, tables["median_K"])
 
@@ -224,7 +237,9 @@ def fit(frames: Frames, channels: tuple[str, ...]) -> Profile:
     first_seen = np.array([time_us[order[bounds[k]]] for k in range(K)])
     late = int((first_seen > time_us[0] + (time_us[-1] - time_us[0]) / 2).sum())
     limits = np.zeros(7, np.int64)
-    limits[engine.L_UNKNOWN_EVIDENCE] = _bits(len(frames) // 2, late, cap=12, least=0)
+    # Good and Turing: the next frame has an ID never seen with the probability of those seen once; and new ones may still come.
+    unseen = max(late, int((counts == 1).sum()))
+    limits[engine.L_UNKNOWN_EVIDENCE] = _bits(len(frames) // 2, unseen, cap=12, least=0)
     limits[engine.L_UNKNOWN_THRESHOLD] = UNKNOWN_BITS * ONE_BIT
     limits[engine.L_LOAD_BITS] = _load_limit(frames, time_us)
     limits[engine.L_LOAD_THRESHOLD] = LOAD_BITS * ONE_BIT
@@ -268,7 +283,7 @@ def bin_start(b: int) -> int:
     return (b - 8 * octave) << octave
 
 
-def _fit_timing(tables: dict[str, Array], k: int, intervals: Array) -> None:
+def _fit_timing(tables: dict[str, Array], k: int, intervals: Array, mature: bool) -> None:
     n = len(intervals)
     median = int(np.median(intervals))
     tables["median_K"][k] = median
@@ -279,58 +294,100 @@ def _fit_timing(tables: dict[str, Array], k: int, intervals: Array) -> None:
     # Some IDs send an extra frame whenever a value changes, at any phase of their period: an interval up to x then has
     # the probability r * x / median, with r the share of such frames (Laplace's estimate where training had none).
     # What training saw more than once in a thousand is a mode of this ID, however rare, and gives no evidence.
+    # A short training has not seen every mode of an ID: it takes an interval as short as a forged frame leaves one.
     extra = int((3 * intervals <= 2 * median).sum())
-    for b in range(BINS):
+    shortest = median if mature else median // 4
+    for b in range(BINS if n >= LEAST_INTERVALS else 0):
         seen = below[min(b + 1, BINS)]
-        if 1000 * seen > n or bin_start(b) >= median:
+        if 1000 * seen > n or bin_start(b) >= shortest:
             continue
         bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(median, 1) / max(bin_start(b), 1)), 10)
         tables["timing_evidence_KB"][k, b] = int(min(bits, 22) * ONE_BIT) if bits >= 4 else 0
+    # Jitter and frames on change make a backlog of their own; a forged frame for each real one takes it to six to eight periods.
+    spread = float(np.subtract(*np.quantile(intervals, [0.75, 0.25])))
+    own = 3 * engine.highest_backlog(intervals, median) // 2 + int(2 * spread)
+    tables["backlog_K"][k] = min(max((median + 1) // 2, own), 4 * median)
     longest = int(intervals.max())
     if n >= 20 and longest <= 4 * median:
-        tables["silence_K"][k] = 2 * longest + 3 * median + 50_000
+        tables["silence_K"][k] = (2 if mature else 3) * longest + 3 * median + 50_000
 
 
-def _fit_payload(tables: dict[str, Array], k: int, p: Array, same: Array, length: int, start: int, end: int, data_N8: Array) -> None:
+def _fit_payload(
+    tables: dict[str, Array], k: int, p: Array, same: Array, length: int, seconds: float, data_N8: Array, mature: bool
+) -> None:
     n = len(p)
     tables["ones_K"][k] = np.bitwise_or.reduce(p)
     tables["zeros_K"][k] = np.bitwise_or.reduce(~p)
     changed = (p[1:] ^ p[:-1])[same]
     changes = int((changed != 0).sum())
-    mature = bool(end - start >= MATURE_SECONDS * 1e6)
     tables["byte_evidence_K"][k] = _bits(int(max(changes, n**0.5)), 0, cap=16 if mature else 10, least=0)
     if len(changed) < 2:
         return
-    weights = np.bitwise_count(changed.view(np.uint64))  # of a signed number numpy counts the bits of |x|
-    at_least = np.cumsum(np.bincount(weights, minlength=65)[::-1])[::-1]
-    for distance in range(65):
-        tables["jump_evidence_KJ"][k, distance] = _bits(len(changed), at_least[max(distance - 2, 0)], cap=12)
+    difference = np.diff(data_N8, axis=0)[same]  # wraps modulo 256
+    _fit_counters(tables, k, p, same, int(length), 20 if mature else 12)
+    _fit_stuck(tables, k, data_N8, difference[changed != 0], seconds)
+    # Only for an ID with a byte that practically always moves: a vehicle that stops freezes many others for minutes.
+    if tables["stuck_KB"][k].any():
+        limit = _rest_limit(changed != 0, seconds, LONGEST_FREEZE)
+        # Without a counter it may be noise that never rested only because the vehicle never stopped.
+        certain = limit != engine.NEVER_RESTS or tables["counter_KC3"][k, 0, 1] > 0
+        tables["frozen_K"][k] = limit + (not certain)
+
+
+def _fit_jumps(tables: dict[str, Array], k: int, p: Array, same: Array, data_N8: Array) -> None:
+    """How far the signals of one ID move from frame to frame; counters and the checksum are none."""
+    mask = tables["signal_mask_K"][k] = signal_bits(tables["counter_KC3"][k], tables["checksum_K4"][k])
+    changed = ((p[1:] ^ p[:-1]) & mask)[same].view(np.uint64)  # of a signed number numpy counts the bits of |x|
+    distance = np.bitwise_count(changed ^ (changed >> np.uint64(1)))  # `engine.distance`
+    at_least = np.cumsum(np.bincount(distance, minlength=65)[::-1])[::-1]
+    for bits in range(65):
+        tables["jump_evidence_KJ"][k, bits] = _bits(len(changed), at_least[max(bits - 2, 0)], cap=12)
     difference = np.diff(data_N8, axis=0)[same]  # wraps modulo 256
     largest = np.minimum(difference, -difference).max(axis=0).astype(np.int64)
-    tables["step_KB"][k] = (largest + largest // 4 + 4)[::-1]  # byte 0 is the highest of the packed payload
-    _fit_counters(tables, k, p, same, int(length), 20 if mature else 12)
-    _fit_stuck(tables, k, difference[changed != 0])
-    runs = np.diff(np.flatnonzero(np.r_[True, changed != 0, True])) - 1
-    # Only for an ID whose payload practically always moves: a vehicle that stops freezes many others for minutes.
-    if len(changed) >= 1000 and runs.max() <= 8:
-        tables["frozen_K"][k] = 3 * int(runs.max()) + engine.NEVER_RESTS
+    step = (largest + largest // 4 + 4)[::-1]  # byte 0 is the highest of the packed payload
+    counts = np.array([(int(mask) >> 8 * b) & 0xFF != 0xFF for b in range(8)])
+    tables["step_KB"][k] = np.where(counts, 128, step)
 
 
-def _fit_stuck(tables: dict[str, Array], k: int, difference_N8: Array) -> None:
-    """Bytes that never sit out many changes of the payload: the longest such run in training, three times, plus ten.
+def _fit_stuck(tables: dict[str, Array], k: int, data_N8: Array, difference_N8: Array, seconds: float) -> None:
+    """Bytes that never sit out many changes of the payload: they carry noise, a counter or a checksum.
 
-    Such bytes carry noise, a counter or a checksum; a signal that rests while the vehicle stands still is none of them.
+    A smooth signal, whose steps are small beside its range, is none of them: it rests near its extremes, and while the vehicle does.
     """
     if len(difference_N8) < 1000:
         return
+    counters = ~int(signal_bits(tables["counter_KC3"][k], np.zeros(4, np.int64)))
     for byte in range(8):
-        moves = np.flatnonzero(np.r_[True, difference_N8[:, byte] != 0, True])
-        longest = int(np.diff(moves).max()) - 1
-        if longest <= LONGEST_REST:
-            tables["stuck_KB"][k, 7 - byte] = 3 * longest + 10
+        step = np.minimum(difference_N8[:, byte], -difference_N8[:, byte])
+        if counters >> (56 - 8 * byte) & 0xFF or np.quantile(step, 0.99) > np.ptp(data_N8[:, byte]) / 8:
+            tables["stuck_KB"][k, 7 - byte] = _rest_limit(difference_N8[:, byte] != 0, seconds, LONGEST_REST)
 
 
-def _network(benign: Frames, clock: Array, channels: tuple[str, ...]) -> dict[str, Array]:
+def _rest_limit(moved_N: Array, seconds: float, most: int) -> int:
+    """How long something may stand still until that is a surprise; 0 if it rests too long by itself to say so.
+
+    The lengths of its rests in training are extrapolated: those above their 95 % quantile as an exponential distribution
+    with half as much again as their mean excess, to the length that comes once in `REST_HOURS`. At least twice the longest
+    rest plus `NEVER_RESTS`; exactly `NEVER_RESTS` if it never rested.
+
+    Args:
+        moved_N: whether it moved, frame by frame.
+        seconds: that the frames took.
+        most: the highest limit that is of use.
+    """
+    rests = np.diff(np.flatnonzero(np.r_[True, moved_N, True])) - 1
+    longest = int(rests.max())
+    if longest == 0:
+        return engine.NEVER_RESTS
+    beyond = np.quantile(rests, 0.95)
+    excess = rests[rests > beyond] - beyond
+    usual = max(len(excess), 1) * REST_HOURS * 3600 / max(seconds, 1.0)
+    limit = beyond + 1.5 * max(float(excess.mean()) if len(excess) else 0.0, 1.0) * np.log(usual)
+    limit = int(max(limit, 2 * longest + engine.NEVER_RESTS)) + 1
+    return limit if limit <= most else 0
+
+
+def _network(benign: Frames, clock: Array, channels: tuple[str, ...], mature: bool) -> dict[str, Array]:
     """The tiny network, trained on the third quarter of the time as a model of the first half sees it under attack.
 
     The last quarter stays unseen by it, so that the threshold is set on new traffic.
@@ -341,7 +398,7 @@ def _network(benign: Frames, clock: Array, channels: tuple[str, ...]) -> dict[st
     part = benign.take(slice(half, end))
     if half < 100 or end - half < 100 or (np.diff(part.time_us) < 0).any():
         return no_network()
-    base = _thresholds_off(fit(benign.take(slice(0, half)), channels))
+    base = _thresholds_off(fit(benign.take(slice(0, half)), channels, mature))
     return fit_tiny(*examples(replace(base, model=base.model._replace(**network_on(no_network()))), part)) or no_network()
 
 

@@ -95,13 +95,11 @@ def fit_repeat(tables: dict[str, Any], payload_N: Array, rows_K: list[Array]) ->
     """
     scored = []
     for k, rows in enumerate(rows_K):
-        mask = _still_bits(tables["counter_KC3"][k], tables["checksum_K4"][k])
-        p = payload_N[rows] & mask
+        p = payload_N[rows] & tables["signal_mask_K"][k]
         changed = int((p[1:] != p[:-1]).sum())
         if changed < 200:
             continue
         matches, longest, sampled = _matches(p)
-        tables["repeat_mask_K"][k] = mask
         # Some sequences come again by themselves (a vehicle that pulls away): the ID then has no noise to tell a replay by.
         if sampled >= LEAST_SAMPLED and longest <= 1:
             scored.append((changed, k, float(np.log2((sampled + 2) / (matches + 1)))))
@@ -110,8 +108,8 @@ def fit_repeat(tables: dict[str, Any], payload_N: Array, rows_K: list[Array]) ->
         tables["repeat_evidence_K"][k] = int(min(evidence, 10) * ONE_BIT)
 
 
-def _still_bits(counter_C3: Array, checksum_4: Array) -> Any:
-    """Payload bits that stand still when the vehicle does: int64 mask without counters and checksum."""
+def signal_bits(counter_C3: Array, checksum_4: Array) -> Any:
+    """Payload bits that carry signals: int64 mask without counters and checksum, which go on while the vehicle stands still."""
     mask = (1 << 64) - 1
     for shift, width, _ in counter_C3.tolist():
         mask &= ~(((1 << width) - 1) << shift)
@@ -136,7 +134,7 @@ def _matches(p: Any) -> tuple[int, int, int]:
         lag = 0
         if memory_T[t] >> 32 == h:
             lag = i - (memory_T[t] & 0xFFFFFFFF)
-        run = run + 1 if lag > 0 and lag == last else 0
+        run = run + 1 if lag > engine.SHORT_LAG and lag == last else 0
         matches += run > 0
         longest = max(longest, run)
         last = lag

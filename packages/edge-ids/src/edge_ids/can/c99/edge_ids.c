@@ -13,6 +13,7 @@ const char *const edge_ids_detectors[EDGE_IDS_COLUMNS] = {"timing", "format", "p
 #define ENSEMBLE_CAP (24 * ONE_BIT)
 #define TINY_CAP (12 * ONE_BIT)
 #define ALIEN_BITS 16
+#define SHORT_LAG 16
 #define ALIEN_BYTE 8
 #define BUCKET_US 100000
 #define COOL_DOWN_US 2000000
@@ -225,7 +226,7 @@ static int unknown_id(edge_ids_state *s, int64_t frame, int64_t time, int64_t ke
     return n;
 }
 
-static void timing(edge_ids_state *s, int k, int64_t time, int64_t *evidence, int *in_time) {
+static void timing(edge_ids_state *s, int k, int64_t time, int64_t mature, int64_t *evidence, int *in_time) {
     const int64_t last = s->last[k], median = model_median[k];
     s->last[k] = time;
     s->silent[k] = 0;
@@ -237,9 +238,11 @@ static void timing(edge_ids_state *s, int k, int64_t time, int64_t *evidence, in
     } else {
         s->backlog[k] = min64(max64(s->backlog[k] + median - interval, -8 * median), 8 * median);
     }
-    const int even = 8 * abs64(interval - s->interval[k]) <= interval && 3 * interval <= median && median >= 50000;
+    const int64_t previous = s->interval[k], unlike = abs64(interval - previous);
+    const int even = 3 * interval <= median &&
+                     (mature ? median >= 50000 && 8 * unlike <= interval : 2 * unlike <= max64(interval, previous));
     s->interval[k] = interval;
-    if (2 * s->backlog[k] >= median && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
+    if (s->backlog[k] >= model_backlog[k] && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
 }
 
 static void novelty(edge_ids_state *s, int k, int64_t time, int length, uint64_t payload, int64_t mature, int64_t *evidence,
@@ -261,13 +264,13 @@ static void novelty(edge_ids_state *s, int k, int64_t time, int length, uint64_t
 }
 
 static void repetition(edge_ids_state *s, int k, uint64_t payload, int64_t *evidence) {
-    const uint64_t h = mix(payload & model_repeat_mask[k], s->payload[k] & model_repeat_mask[k]);
+    const uint64_t h = mix(payload & model_signal_mask[k], s->payload[k] & model_signal_mask[k]);
     if ((h & 3) != 0) return;
     uint64_t *slot = &s->memory[model_repeat[k]][(h >> 2) & (EDGE_IDS_REPEAT_SLOTS - 1)];
     const uint64_t now = (uint64_t)s->count[k] & 0xFFFFFFFFu;
     if (*slot >> 32 == h) {
         const int64_t lag = (int64_t)((now - (*slot & 0xFFFFFFFFu)) & 0xFFFFFFFFu);
-        if (lag == s->lag[k]) {
+        if (lag == s->lag[k] && lag > SHORT_LAG) {
             s->matches[k]++;
             evidence[REPEAT] = model_repeat_evidence[k];
         } else {
@@ -281,9 +284,10 @@ static void repetition(edge_ids_state *s, int k, uint64_t payload, int64_t *evid
     *slot = h << 32 | now;
 }
 
-static void movement(edge_ids_state *s, int k, uint64_t payload, int64_t mature, int64_t *evidence) {
+static void movement(edge_ids_state *s, int k, uint64_t payload, int since, int64_t mature, int64_t *evidence) {
     const uint64_t changed = payload ^ s->payload[k];
-    evidence[JUMP] = model_jump_evidence[k][popcount(changed)];
+    const uint64_t signals = changed & model_signal_mask[k];
+    if (since) evidence[JUMP] = model_jump_evidence[k][popcount(signals ^ (signals >> 1))]; /* Gray code */
     if (changed != 0) {
         for (int b = 0; b < 8; b++) {
             int difference = byte_of(payload, 8 * b) - byte_of(s->payload[k], 8 * b);
@@ -297,7 +301,7 @@ static void movement(edge_ids_state *s, int k, uint64_t payload, int64_t mature,
             s->stuck[k][b] = 0;
             difference &= 0xFF;
             if (difference > 128) difference = 256 - difference;
-            if (difference > step) {
+            if (since && difference > step) {
                 evidence[JUMP] += model_byte_evidence[k];
                 while (difference >= 2 * step) {
                     evidence[JUMP] += 6 * ONE_BIT;
@@ -308,7 +312,7 @@ static void movement(edge_ids_state *s, int k, uint64_t payload, int64_t mature,
     }
     for (int c = 0; c < 4; c++) {
         const int width = model_counter[k][c][1], shift = model_counter[k][c][0];
-        if (width == 0) break;
+        if (width == 0 || !since) break;
         const uint64_t span = ((uint64_t)1 << width) - 1;
         if ((((payload >> shift) - (s->payload[k] >> shift)) & span) == (uint64_t)model_counter[k][c][2]) {
             evidence[COUNTER] = 0;
@@ -319,7 +323,7 @@ static void movement(edge_ids_state *s, int k, uint64_t payload, int64_t mature,
     s->run[k] = changed == 0 ? s->run[k] + 1 : 0;
     if (model_frozen[k] > 0 && s->run[k] >= model_frozen[k])
         evidence[FROZEN] = max64(evidence[FROZEN], s->run[k] > model_frozen[k] ? 2 * ONE_BIT : 32 * ONE_BIT);
-    if ((changed & model_repeat_mask[k]) != 0 && model_repeat[k] >= 0) repetition(s, k, payload, evidence);
+    if ((changed & model_signal_mask[k]) != 0 && model_repeat[k] >= 0) repetition(s, k, payload, evidence);
 }
 
 static void relations(edge_ids_state *s, int k, int64_t time, int length, uint64_t payload, int64_t *evidence) {
@@ -368,11 +372,12 @@ int edge_ids_step(edge_ids_state *s, int64_t time, int64_t key, int error, int l
     if (k < 0) return unknown_id(s, frame, time, key, out, n, verdict);
 
     const int64_t median = model_median[k];
-    timing(s, k, time, evidence, &in_time);
+    const int since = s->last[k] > s->stall;
+    timing(s, k, time, mature, evidence, &in_time);
     if (((model_lengths[k] >> min64(length, 62)) & 1) == 0) evidence[FORMAT] = model_length_evidence[k];
     if ((key & 0x40000000) == 0) {
         novelty(s, k, time, length, payload, mature, evidence, &drift_bits);
-        if (s->has_payload[k]) movement(s, k, payload, mature, evidence);
+        if (s->has_payload[k]) movement(s, k, payload, since, mature, evidence);
         relations(s, k, time, length, payload, evidence);
         s->count[k]++;
         s->payload[k] = payload;
