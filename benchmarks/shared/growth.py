@@ -96,7 +96,7 @@ def flows(count: int) -> tuple[int, float]:
 
 
 SERIES: dict[str, tuple[Callable[[int], tuple[int, float]], list[int], str]] = {
-    "layers": (layers, [3, 30, 300, 3000], "peak and training bytes of one network"),
+    "layers": (layers, [1, 10, 100, 1000], "peak and training bytes of one network"),
     "candidates": (candidates, [1_000, 10_000, 100_000, 1_000_000], "networks of moofa-v3 costed"),
     "frames": (frames, [10_000, 100_000, 1_000_000], "CAN frames through the streaming tier"),
     "flows": (flows, [10_000, 100_000, 1_000_000], "flows through the horizon and SimpleAE"),

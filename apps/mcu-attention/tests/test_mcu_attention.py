@@ -150,7 +150,8 @@ def test_calibration_is_for_lda():
 
 
 @needs_cc
-def test_run_and_build_from_the_command_line(tmp_path, built, capsys):
+def test_run_and_build_from_the_command_line(tmp_path, built, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder, _ = built
     synthetic.write_folder(tmp_path / "person", [replace(recording, synthetic=True) for recording in WEARER])
     code = ["run", "--firmware", str(folder), "--recording", str(tmp_path / "person"), "--calibrate", "30", "--target", "host"]

@@ -241,6 +241,7 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", help="Names joined by commas, or all; vanilla is always run.")] = "all",
     granularity: Granularity = None,
     gamma: Gamma = 1.0,
+    min_depth: MinDepth = None,
     rho: Annotated[str, typer.Option("--rho", help="Shares joined by commas; one is enough for data that is not planted.")] = "0.9",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs per cell; each draws data, colours and weights anew.", min=1)] = 5,
     images: Images = 6000,
@@ -275,8 +276,10 @@ def compare(
     if not first.attributes and methods == "all":
         names = [name for name in names if name in ("vanilla", "voronoi", "voronoi-ffw", "jtt", "lff")]
     training = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
-    result = run_compare(source, names, shares, range(seeds), settings=training, out=out, granularity=granularity, gamma=gamma)
-    settings = {**source, **training, "rho": shares, "seeds": seeds, "granularity": granularity, "gamma": gamma}
+    result = run_compare(
+        source, names, shares, range(seeds), settings=training, out=out, granularity=granularity, gamma=gamma, min_depth=min_depth
+    )
+    settings = {**source, **training, "rho": shares, "seeds": seeds, "granularity": granularity, "gamma": gamma, "min_depth": min_depth}
     write_report(out, result, "fairnet compare", settings, first.synthetic)
     for one in result["failed"]:
         say(f"{one['parameters']['method']} at seed {one['parameters']['seed']}: {one['error']}")

@@ -80,6 +80,7 @@ def compare(
     out: Path,
     granularity: str | None = None,
     gamma: float = 1.0,
+    min_depth: float | None = None,
 ) -> dict[str, Any]:
     """Run the grid (resumable, one file a cell in OUT/cells) and summarise it.
 
@@ -91,22 +92,24 @@ def compare(
         settings: fields of `Settings`, without the seed.
         out: folder.
         granularity, gamma: of masks.
+        min_depth: of the search for a shortcut without labels.
 
     Returns:
         ``cells``: every run; ``summary``: rho -> method -> metric -> mean, paired difference to vanilla and interval;
         ``failed``: the cells that ended in an error, with it.
     """
     names = list(dict.fromkeys(["vanilla", *methods]))
-    from fairnet.methods import MASKS
+    from fairnet.methods import MASKS, SEARCHES
 
     masks = {"granularity": granularity, "gamma": gamma}
+    search = {} if min_depth is None else {"min_depth": min_depth}
     grid = [
         {
             "method": name,
             "source": {**source, "rho": rho},
             "seed": seed,
             "settings": dict(settings),
-            "masks": masks if name in MASKS else {},
+            "masks": (masks if name in MASKS else {}) | (search if name in SEARCHES else {}),
         }
         for rho in rhos
         for seed in seeds

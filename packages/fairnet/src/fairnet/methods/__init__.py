@@ -33,6 +33,8 @@ _FILES = {"groupdro": "group_dro"}
 
 MASKS = ("ffw", "voronoi-ffw", "bise", "random-mask", "magnitude-mask")
 """Methods that cut the biased network."""
+SEARCHES = ("voronoi", "voronoi-ffw")
+"""Methods that look for the shortcut themselves, and do nothing where they find none."""
 
 
 def apply(
