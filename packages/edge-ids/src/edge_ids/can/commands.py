@@ -23,6 +23,7 @@ Metadata = Annotated[Path | None, typer.Option("--metadata", help="ROAD capture_
 def _load(data: Path, format: str | None = None, metadata: Path | None = None) -> tuple[Frames, dict[str, int]]:
     """All captures of a file or folder, labelled if there is metadata."""
     from collections import Counter
+    from dataclasses import replace
 
     from edge_ids.can.frames import concat
     from edge_ids.can.readers import TraceReader
@@ -40,8 +41,21 @@ def _load(data: Path, format: str | None = None, metadata: Path | None = None) -
         reader = TraceReader(path, format)
         frames = reader.read()
         malformed.update(reader.malformed)
+        frames = replace(frames, synthetic=True) if _made_by_program(path) else frames
         parts.append(Labeller(rule_for(rules, path, metadata or "")).__call__(frames) if rules is not None else frames)
     return concat(parts), dict(malformed)
+
+
+def _made_by_program(path: Path) -> bool:
+    """Whether the result.json beside a trace says that `can generate` made it: most formats have no room for that word."""
+    from edge_shared.files import read_json
+
+    beside = path.with_name("result.json")
+    try:
+        result = read_json(beside, "result") if beside.is_file() else None
+    except InputError:
+        return False
+    return isinstance(result, dict) and result.get("synthetic") is True and path.name in (result.get("artifacts") or [])
 
 
 @app.command()

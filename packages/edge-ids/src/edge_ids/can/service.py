@@ -7,6 +7,7 @@ watched and reloaded when it changes.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -419,4 +420,13 @@ def open_bus(channel: str, interface: str, bitrate: int | None = None) -> Any:
         return can.Bus(channel=channel, interface=interface, **options)
     except Exception as error:  # each interface has its own
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"cannot open {interface} channel {channel}: {reason}") from error
+        hint = ""
+        if interface == "socketcan":
+            number = error.errno if isinstance(error, OSError) else getattr(error, "error_code", None)
+            hint = {
+                errno.EAFNOSUPPORT: "; this kernel has no SocketCAN: load it (modprobe can_raw), or take another --interface",
+                errno.ENODEV: f"; there is no such CAN interface: see `ip link show type can`, or make a virtual one with "
+                f"`ip link add dev {channel} type vcan`",
+                errno.ENETDOWN: f"; it is down: `ip link set {channel} up`",
+            }.get(number or 0, "")
+        raise InputError(f"cannot open {interface} channel {channel}: {reason}{hint}") from error
