@@ -86,6 +86,8 @@ def test_the_revealing_moment() -> None:
     for nothing in (moments((0, nan), (0, nan)), moments((50, 0.9), (20, 0.9), (0, nan), (0, nan)), []):
         with pytest.raises(InputError, match="no conflicting samples found"):
             revealing_moment(nothing, 2)
+    with pytest.raises(InputError, match="has not learned"):
+        revealing_moment(moments((50, nan)), 2)
 
 
 def test_measure_of_a_perfect_network_is_nan_not_a_crash() -> None:

@@ -92,6 +92,10 @@ def revealing_moment(moments: list[Moment], classes: int) -> int:
     settled = (index for index in range(len(wrong) - 1) if wrong[index] < half and wrong[index + 1] >= 0.75 * wrong[index])
     start = next(settled, max(len(wrong) - 1, 0))
     depths = np.array([moment.depth for moment in moments[start:]])
+    if wrong and wrong[start] and not np.isfinite(depths).any():
+        raise InputError(
+            "the network has not learned: classes without one rightly classified sample have no centre; train longer (--epochs)"
+        )
     if not np.isfinite(depths).any() or wrong[start] == 0:
         raise InputError(
             "no conflicting samples found: once trained, the network gets every training sample right, so nothing contradicts a shortcut"
