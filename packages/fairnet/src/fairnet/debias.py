@@ -77,6 +77,9 @@ def debias(
     figures = plots.debias_figures(run.path, data, outcome.details, before_predictions, after_predictions)
     for leftover in run.path.glob("*.safetensors"):
         leftover.unlink()
+    unchanged = []
+    if outcome.details.get("shortcut_found") is False:
+        unchanged = [f"No shortcut was found (depth {outcome.details['depth']:.2f} in the wrong cell): nothing was changed."]
     record = Result(
         command="fairnet debias",
         metrics={"before": asdict(before), "after": asdict(after), "details": details, "audit": asdict(audit)},
@@ -85,7 +88,11 @@ def debias(
         seed=settings.seed,
         data=data_info(data),
         settings={**asdict(settings), "method": name, "granularity": granularity, "gamma": gamma, "min_depth": min_depth},
-        notes=["The shortcut is planted by a generator; the images are real." if data.synthetic else "Your own images.", CAVEAT],
+        notes=[
+            *unchanged,
+            "The shortcut is planted by a generator; the images are real." if data.synthetic else "Your own images.",
+            CAVEAT,
+        ],
     )
     write_result(run.path, record)
     write_html(run.path, f"{name} on {data.name}", plots.debias_sections(result, audit, figures), record)
