@@ -6,6 +6,7 @@ Steps of all variants are interleaved, so that other load on the machine hits al
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -24,7 +25,7 @@ from ondevice_train.selection.table import selector_class
 from torch import nn
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
 parser.add_argument("--steps", type=int, default=15)
 parser.add_argument("--out", default="benchmarks/results/ondevice-train-selection-step-time.json")
 arguments = parser.parse_args()
@@ -79,15 +80,16 @@ def variants(batch):
 
 
 def step(entry, optimizer):
+    """Seconds of a step: wall, and CPU time of the process, which other load does not lengthen."""
     _, module, _, _, x, y = entry
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     optimizer.zero_grad()
     nn.functional.cross_entropy(module(x), y).backward()
     optimizer.step()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - busy
 
 
-results = []
+results, load = [], []
 for batch in arguments.batch:
     entries = list(variants(batch))
     optimizers = [torch.optim.SGD(entry[2], lr=1e-3) for entry in entries]
@@ -97,11 +99,13 @@ for batch in arguments.batch:
             seconds = step(entry, optimizer)
             if index >= 2:
                 times[number].append(seconds)
-    base = statistics.median(times[0])
-    for entry, values in zip(entries, times, strict=True):
+    load.append(os.getloadavg()[0])
+    wall, cpu = ([statistics.median(pair[kind] for pair in values) for values in times] for kind in (0, 1))
+    for number, entry in enumerate(entries):
         row = {
-            "batch": batch, "variant": entry[0], "median_ms": 1000 * statistics.median(values), "fastest_ms": 1000 * min(values),
-            "ratio_to_dense": statistics.median(values) / base, "fastest_ratio_to_dense": min(values) / min(times[0]),
+            "batch": batch, "variant": entry[0], "median_ms": 1000 * wall[number], "cpu_ms": 1000 * cpu[number],
+            "ratio_to_dense": wall[number] / wall[0], "cpu_ratio_to_dense": cpu[number] / cpu[0],
+            "ratio_to_dense_in_eval_mode": wall[number] / wall[1], "cpu_ratio_to_dense_in_eval_mode": cpu[number] / cpu[1],
             "saved_bytes": entry[3], "trained_parameters": sum(p.numel() for p in entry[2]),
         }  # fmt: skip
         results.append(row)
@@ -114,6 +118,7 @@ write_json(
         "steps": arguments.steps,
         "threads": torch.get_num_threads(),
         "seed": 0,
+        "load_average_by_batch": load,
         "rows": results,
         "environment": environment(),
     },

@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 import torch
+from ondevice_train.compression import _contract
 from ondevice_train.compression._codec import Codec, CompressedLayer
+from ondevice_train.compression._geometry import ConvGeometry
 from ondevice_train.compression.asi import ASI
 from ondevice_train.compression.asi_paper import ASIPaper
 from ondevice_train.compression.fixed_bases import FixedBases
@@ -23,6 +25,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def every_order_as_asked(monkeypatch, request):
+    """At ranks this wide the projection would give way to another order: here each order must itself be right."""
+    if "affordable" not in request.node.name:
+        monkeypatch.setattr(_contract, "affordable", lambda *shapes: "project")
 
 
 CONVS = [
@@ -118,3 +127,25 @@ def test_gradcheck_at_full_rank(groups):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(function, (x, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_projection_gives_way_where_it_is_not_affordable(groups, monkeypatch):
+    """No temporary of the weight gradient outgrows the layer's own input and output, whatever the ranks; dW is the same."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, 3, padding=1, groups=groups, dtype=torch.float64)
+    geometry = ConvGeometry.of(conv)
+    x, out = torch.randn(4, 4, 12, 12, dtype=torch.float64), (4, 8, 12, 12)
+    narrow, wide = (2, 2, 2, 2), (4, 4, 10, 10)
+    assert _contract.affordable(tuple(x.shape), narrow, out, geometry) == "project"
+    assert _contract.affordable(tuple(x.shape), wide, out, geometry) != "project"
+    sizes = []
+    plain = _contract.multiply
+    monkeypatch.setattr(_contract, "multiply", lambda x, m, mode: sizes.append((y := plain(x, m, mode)).numel()) or y)
+    grad = torch.randn(*out, dtype=torch.float64)
+    codec = ASI(wide)
+    saved = codec.encode(x)
+    have = codec.weight_gradient(saved, grad, geometry)
+    assert max(sizes, default=0) <= max(x.numel(), grad.numel())
+    core, *factors = saved
+    assert torch.allclose(have, _contract._conv_project(core, tuple(factors), grad, geometry), rtol=0, atol=1e-10)

@@ -26,6 +26,9 @@ _JOINT_PIXELS = 256  # up to this many output pixels one GEMM with the Kronecker
 
 def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geometry, order: Order) -> Tensor:
     """dW from the Tucker form of the input and the output gradient, in the weight's shape."""
+    if isinstance(geometry, ConvGeometry) and order == "project":
+        shape = [size if factor is None else factor.shape[0] for size, factor in zip(core.shape, factors, strict=True)]
+        order = affordable(tuple(shape), tuple(core.shape), tuple(grad.shape), geometry)
     if order == "rebuild":
         return geometry.weight_gradient(expand(core, factors), grad)
     if isinstance(geometry, LinearGeometry):
@@ -34,6 +37,19 @@ def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geom
     if order == "paper" or (factors[2] is None and factors[3] is None):
         return _conv_paper(core, factors, grad, geometry)
     return _conv_project(core, factors, grad, geometry)
+
+
+def affordable(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ...], geometry: ConvGeometry) -> Order:
+    """``"project"``, unless the projected output gradient would outgrow both input and output: ranks near full, several taps.
+
+    The order that takes its place keeps to the size of a dense weight gradient's temporaries.
+    """
+    (a, _, k, l), (kh, kw) = ranks, geometry.kernel
+    widest = max(a * out[1] * out[2] * kw * l, a * out[1] * kh * k * kw * l)
+    if widest <= max(math.prod(shape), math.prod(out)):
+        return "project"
+    others: tuple[Order, ...] = ("paper", "rebuild") if geometry.groups == 1 else ("rebuild",)
+    return min(others, key=lambda order: conv_macs(shape, ranks, out, geometry, order))
 
 
 def linear_factored(core: Tensor, factors: Factors, grad: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
+
+from ondevice_train.ops import conv_gradients
 
 Pair = tuple[int, int]
 
@@ -61,17 +62,16 @@ class ConvGeometry:
         """Exact dX of the given shape from grad (B, O, P, Q)."""
         top, bottom, left, right = self.padding
         if self.symmetric:
-            return conv2d_input(shape, weight, grad, self.stride, (top, left), self.dilation, self.groups)
+            return conv_gradients.input_gradient(grad, weight, shape, self.stride, (top, left), self.dilation, self.groups)
         padded = (*shape[:2], shape[2] + top + bottom, shape[3] + left + right)
-        full = conv2d_input(padded, weight, grad, self.stride, 0, self.dilation, self.groups)
+        full = conv_gradients.input_gradient(grad, weight, padded, self.stride, (0, 0), self.dilation, self.groups)
         return full[:, :, top : top + shape[2], left : left + shape[3]]
 
     def weight_gradient(self, x: Tensor, grad: Tensor, groups: int | None = None) -> Tensor:
         """Exact dense dW (O, C / groups, kh, kw)."""
         groups = self.groups if groups is None else groups
         padded, padding = self._pad(x)
-        size = (grad.shape[1], x.shape[1] // groups, *self.kernel)
-        return conv2d_weight(padded, size, grad, self.stride, padding, self.dilation, groups)
+        return conv_gradients.weight_gradient(grad, padded, self.kernel, self.stride, padding, self.dilation, groups)
 
     def bias_gradient(self, grad: Tensor) -> Tensor:
         """Exact db (O,)."""

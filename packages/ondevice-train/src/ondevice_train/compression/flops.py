@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from ondevice_train.compression._contract import conv_macs, linear_macs
+from ondevice_train.compression._contract import Order, affordable, conv_macs, linear_macs
 from ondevice_train.compression._geometry import ConvGeometry, Geometry
 from ondevice_train.compression.plans import LayerChoice
 
@@ -61,17 +61,11 @@ def layer_macs(choice: LayerChoice, method: str, out: tuple[int, ...], geometry:
             max(d, n // d) ** 2 * min(d, n // d) if method == "hosvd" else 2 * n * k + k**3 for d, k in zip(shape, ranks, strict=True)
         )
         return Macs(plain.forward, 0, overhead, _paper_backward(shape, ranks, out, geometry))
-    weight = (
-        conv_macs(
-            shape,
-            ranks,
-            out,
-            geometry,
-            "rebuild" if choice.choice == "compress" else "paper" if method in ("hosvd", "asi-paper") else "project",
-        )
-        if isinstance(geometry, ConvGeometry)
-        else linear_macs(shape, ranks, out[-1])
-    )
+    if isinstance(geometry, ConvGeometry):
+        fast: Order = "paper" if method in ("hosvd", "asi-paper") else affordable(shape, ranks, out, geometry)
+        weight = conv_macs(shape, ranks, out, geometry, "rebuild" if choice.choice == "compress" else fast)
+    else:
+        weight = linear_macs(shape, ranks, out[-1])
     forward, back = plain.forward, plain.input_gradient
     if choice.weight_rank is not None:
         forward = back = prod(shape[:-1]) * choice.weight_rank * (shape[-1] + out[-1])

@@ -19,18 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ondevice_train.ops.conv_gradients import input_gradient, weight_gradient
 from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
 
 Unit = Literal["input", "output"]
-
-
-def _conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, list(stride), list(padding), list(dilation), False, [0] * len(stride), groups, [*mask, False]
-    )
-    return dx, dw
 
 
 def _quantise(kept: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -91,15 +83,14 @@ class _SelectiveConv(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.geometry
         dx = dslice = None
         if ctx.needs_input_grad[0]:
-            # Only the shape of x enters dx; an expanded scalar stands for it.
-            x = grad.new_empty(1).expand(ctx.x_shape)
             scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
-            dx, _ = _conv_backward(grad, x, scaled, stride, padding, dilation, groups, (True, False))
+            dx = input_gradient(grad, scaled, ctx.x_shape, stride, padding, dilation, groups)
         if kept is not None:
             dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
             if scale is not None:
                 rows, _ = slice_index(channels, ctx.unit, groups, ctx.x_shape[1], weight.shape[0])
-                dslice = dslice * (scale[rows][..., None, None] if scale[rows].ndim == 2 else scale[rows].view(-1, 1, 1, 1))
+                scales = scale[rows]
+                dslice = dslice * (scales[..., None, None] if scales.ndim == 2 else scales.view(-1, 1, 1, 1))
         dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return dx, None, dbias, dslice, None, None, None, None, None, None
 
@@ -107,29 +98,25 @@ class _SelectiveConv(torch.autograd.Function):
 def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor, unit: Unit, geometry: tuple, in_channels: int) -> Tensor:
     """Gradient of W[:, channels] (input) or W[channels] (output) from the kept input; shapes as `slice_of`."""
     stride, padding, dilation, groups = geometry
-    per_group, outputs = in_channels // groups, weight.shape[0] // groups
+    per_group, outputs, kernel = in_channels // groups, weight.shape[0] // groups, weight.shape[2:]
     if groups == 1:
         g = grad if unit == "input" else grad.index_select(1, channels)
-        w = weight.new_empty((g.shape[1], kept.shape[1], *weight.shape[2:]))
-        return _conv_backward(g, kept, w, stride, padding, dilation, 1, (False, True))[1]  # type: ignore[return-value]
+        return weight_gradient(g, kept, kernel, stride, padding, dilation, 1)
     if per_group == 1:
         rows = _rows_of_inputs(channels, outputs) if unit == "input" else channels
-        w = weight.new_empty((len(rows), 1, *weight.shape[2:]))
+        of_rows = grad.index_select(1, rows)
         if unit == "input":
-            dw = _conv_backward(grad.index_select(1, rows), kept, w, stride, padding, dilation, len(channels), (False, True))[1]
-            return dw.view(len(channels), outputs, *weight.shape[2:]).transpose(0, 1)  # type: ignore[union-attr]
-        return _conv_backward(grad.index_select(1, rows), kept, w, stride, padding, dilation, len(rows), (False, True))[1]  # type: ignore[return-value]
+            dw = weight_gradient(of_rows, kept, kernel, stride, padding, dilation, len(channels))
+            return dw.view(len(channels), outputs, *kernel).transpose(0, 1)
+        return weight_gradient(of_rows, kept, kernel, stride, padding, dilation, len(rows))
     if unit == "output":
-        w = weight.new_empty(weight.shape)
-        full = _conv_backward(grad, kept, w, stride, padding, dilation, groups, (False, True))[1]
-        return full.index_select(0, channels)  # type: ignore[union-attr]
+        return weight_gradient(grad, kept, kernel, stride, padding, dilation, groups).index_select(0, channels)
     pieces = []
     for position, channel in enumerate(channels.tolist()):
         group = channel // per_group
-        w = weight.new_empty((outputs, 1, *weight.shape[2:]))
         g = grad[:, group * outputs : (group + 1) * outputs]
-        pieces.append(_conv_backward(g, kept[:, position : position + 1], w, stride, padding, dilation, 1, (False, True))[1])
-    return torch.cat(pieces, 1)  # type: ignore[arg-type]
+        pieces.append(weight_gradient(g, kept[:, position : position + 1], kernel, stride, padding, dilation, 1))
+    return torch.cat(pieces, 1)
 
 
 def slice_index(channels: Tensor, unit: Unit, groups: int, in_channels: int, out_channels: int) -> tuple[Any, Any]:
@@ -139,12 +126,16 @@ def slice_index(channels: Tensor, unit: Unit, groups: int, in_channels: int, out
     if groups == 1:
         return slice(None), channels
     per_group, outputs = in_channels // groups, out_channels // groups
+    if per_group == outputs == 1:
+        return channels[None], torch.zeros_like(channels)[None]
     rows = (channels // per_group) * outputs + torch.arange(outputs, device=channels.device)[:, None]
     return rows, (channels % per_group).expand(outputs, -1)
 
 
 def _rows_of_inputs(channels: Tensor, outputs: int) -> Tensor:
     """Output rows that read the given input channels of a depthwise layer with `outputs` outputs a channel."""
+    if outputs == 1:
+        return channels
     return (channels[:, None] * outputs + torch.arange(outputs, device=channels.device)).reshape(-1)
 
 
@@ -201,10 +192,15 @@ class Selective(nn.Module):
     gradient of the slice off by the rounding; dx and the bias gradient stay exact.
 
     The state_dict is that of the original layer (the full weight, in step with the slice).
+
+    Attributes:
+        is_conv: whether it stands for a convolution.
+        geometry: stride, padding, dilation and groups of a convolution.
     """
 
     weight: Tensor
     bias: Tensor | None
+    slice: nn.Parameter | None
     channels: Tensor | None
     scale: Tensor | None
     shift: Tensor | None
@@ -217,6 +213,10 @@ class Selective(nn.Module):
         if isinstance(original, nn.Conv2d) and (original.padding_mode != "zeros" or isinstance(original.padding, str)):
             raise ValueError("only zero padding given as numbers is supported")
         self._original: tuple[Any] = (original,)
+        self.is_conv = isinstance(original, nn.Conv2d)
+        self.geometry: tuple = (
+            (original.stride, original.padding, original.dilation, original.groups) if isinstance(original, nn.Conv2d) else ()
+        )
         self.weight = original.weight
         self.bias = original.bias
         self.weight.requires_grad_(False)
@@ -225,7 +225,7 @@ class Selective(nn.Module):
         self.register_buffer("scale", None, persistent=False)
         self.register_buffer("shift", None, persistent=False)
         self._norm: tuple[FrozenBatchNorm2d] | None = None
-        self.slice: nn.Parameter | None = None
+        self.register_parameter("slice", None)
         self._seen = -1
         self.register_state_dict_pre_hook(lambda module, *_: module.sync())
         self.register_load_state_dict_post_hook(lambda module, _: module._reread())
@@ -237,17 +237,6 @@ class Selective(nn.Module):
         layer = self._original[0]
         layer.weight, layer.bias = self.weight, self.bias
         return layer
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether it stands for a convolution."""
-        return isinstance(self._original[0], nn.Conv2d)
-
-    @property
-    def geometry(self) -> tuple:
-        """Stride, padding, dilation and groups of a convolution."""
-        layer = self._original[0]
-        return layer.stride, layer.padding, layer.dilation, layer.groups
 
     @property
     def in_channels(self) -> int:
@@ -320,22 +309,33 @@ class Selective(nn.Module):
             self._norm[0].absorbed = False
         self._norm, self.scale, self.shift = None, None, None
 
-    @torch.no_grad()
     def ready(self) -> None:
         """Make scale (O,) and shift (O,) of an absorbed norm unless they are there: once, and after new weights were loaded."""
-        if self._norm is None or self.scale is not None:
+        if self._norm is None or self._buffers["scale"] is not None:
             return
         norm = self._norm[0]
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        bias = 0 if self.bias is None else self.bias
-        self.scale, self.shift = scale, norm.bias + (bias - norm.running_mean) * scale
+        with torch.no_grad():
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            bias = 0 if self.bias is None else self.bias
+            self.scale, self.shift = scale, norm.bias + (bias - norm.running_mean) * scale
 
-    @torch.no_grad()
     def sync(self) -> None:
         """Write the slice into the full weight if an optimizer changed it since."""
-        if self.slice is not None and self.slice._version != self._seen:
-            self.weight[self._index()] = self.slice
-            self._seen = self.slice._version
+        part = self._parameters["slice"]
+        if part is None or part._version == self._seen:
+            return
+        assert self.channels is not None
+        with torch.no_grad():
+            groups = self.geometry[3] if self.is_conv else 1
+            if self.unit == "output":
+                self.weight.index_copy_(0, self.channels, part)
+            elif groups == 1:
+                self.weight.index_copy_(1, self.channels, part)
+            elif groups == self.in_channels == self.out_channels:
+                self.weight.index_copy_(0, self.channels, part.transpose(0, 1))
+            else:
+                self.weight[self._index()] = part
+        self._seen = part._version
 
     @torch.no_grad()
     def _reread(self) -> None:
@@ -357,16 +357,21 @@ class Selective(nn.Module):
         """Apply the layer to x (B, C, H, W) or (*, C); saves K·H·W (or K) elements per sample (token) if channels are selected."""
         self.sync()
         self.ready()
-        if self.slice is None and not x.requires_grad and not (self.bias is not None and self.bias.requires_grad):
+        # Looked up once and where they lie: a module searches three tables for an attribute, and small batches feel it.
+        parameters, buffers = self._parameters, self._buffers
+        weight: Tensor = parameters["weight"]  # type: ignore[assignment]
+        bias, part, scale = self.bias, parameters["slice"], buffers["scale"]
+        if part is None and not x.requires_grad and not (bias is not None and bias.requires_grad):
             if not self.is_conv:
-                return F.linear(x, self.weight, self.bias)
-            weight = self.weight if self.scale is None else self.weight * self.scale.view(-1, 1, 1, 1)
-            return F.conv2d(x, weight, self.bias if self.scale is None else self.shift, *self.geometry)
+                return F.linear(x, weight, bias)
+            if scale is not None:
+                weight, bias = weight * scale.view(-1, 1, 1, 1), self.shift
+            return F.conv2d(x, weight, bias, *self.geometry)
+        channels = None if part is None else buffers["channels"]
         if self.is_conv:
-            return _SelectiveConv.apply(
-                x, self.weight, self.bias, self.slice, self.channels, self.unit, self.geometry, self.keep_bits, self.scale, self.shift
-            )
-        return _SelectiveLinear.apply(x, self.weight, self.bias, self.slice, self.channels, self.unit, self.keep_bits)
+            shift = None if scale is None else buffers["shift"]
+            return _SelectiveConv.apply(x, weight, bias, part, channels, self.unit, self.geometry, self.keep_bits, scale, shift)
+        return _SelectiveLinear.apply(x, weight, bias, part, channels, self.unit, self.keep_bits)
 
     def extra_repr(self) -> str:
         """Show the layer and how much of it trains."""
