@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from edge_ids.flow.commands import _peak_rss
 from edge_ids.flow.fit import FitConfig, read_all
 from edge_shared.files import read_json, write_json
 from edge_shared.report import environment
@@ -95,7 +95,7 @@ def models(flows: int, threads: int) -> dict:
             file=sys.stderr,
             flush=True,
         )
-    return {"threads": threads, "rows": rows, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"threads": threads, "rows": rows, "peak_rss_bytes": _peak_rss()}
 
 
 def ingest(flows: int) -> dict:
@@ -118,40 +118,38 @@ def ingest(flows: int) -> dict:
     return rows
 
 
-def memory(sizes: tuple[int, ...]) -> list[dict]:
-    """Peak memory of `flow run` on growing files, each in a process of its own."""
+def memory(copies: tuple[int, ...]) -> list[dict]:
+    """Peak memory of commands on growing files, each in a process of its own: 50,000 flows, again and again."""
     import polars as pl
     from edge_ids.flow.fit import fit
+    from edge_ids.flow.netflow import columns_of
     from edge_ids.flow.synthetic import replicate
 
     base = read_all(FitConfig(str(FILE)))
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for model in ("graphids", "iforest"):
-            fit(FitConfig(str(FILE), model, epochs=1, controls=False), base).detector.save(Path(folder) / model)
-        for flows in sizes:
-            table = replicate(base, flows, noise=0.0)
-            columns = {"IPV4_SRC_ADDR": table.hosts[table.src], "IPV4_DST_ADDR": table.hosts[table.dst]}
-            columns |= {name: table.features[:, index] for index, name in enumerate(table.schema.features)}
-            path = Path(folder) / "flows.parquet"
-            pl.DataFrame(columns).write_parquet(path, row_group_size=16_384)
-            for model in ("graphids", "iforest"):
-                command = [
-                    sys.executable,
-                    "-c",
-                    "from edge_ids.cli import main; main()",
-                    "flow",
-                    "run",
-                    "--model",
-                    str(Path(folder) / model),
-                    "--csv",
-                    str(path),
-                    "--json",
-                ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for model in ("graphids", "hbos"):
+            fit(FitConfig(str(FILE), model, epochs=1, controls=False), base).detector.save(folder / model)
+        pl.DataFrame(columns_of(replicate(base, 50_000, noise=0.0))).write_parquet(folder / "one.parquet", row_group_size=16_384)
+        for count in copies:
+            for suffix in ("parquet", "csv"):
+                path = folder / f"flows.{suffix}"
+                frame = pl.concat([pl.scan_parquet(folder / "one.parquet")] * count)
+                (frame.sink_parquet(path, row_group_size=16_384) if suffix == "parquet" else frame.sink_csv(path))
+            commands = {
+                "run graphids": ["run", "--model", folder / "graphids", "--csv", folder / "flows.parquet", "--json"],
+                "run hbos": ["run", "--model", folder / "hbos", "--csv", folder / "flows.csv", "--json"],
+                "train hbos --sample 20000": [
+                    "train", "--model", "hbos", "--sample", 20_000, "--no-controls", "--data", folder / "flows.csv", "--out", folder / f"t{count}", "--json",
+                ],
+            }  # fmt: skip
+            for what, arguments in commands.items():
+                command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow", *map(str, arguments)]
                 lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-                summary = json.loads(lines[-1])
-                rows.append({"model": model, "flows": flows, "peak_rss_bytes": summary["cost"]["peak_rss_bytes"],
-                             "flows_per_second": summary["metrics"]["flows_per_second"]})  # fmt: skip
+                document = json.loads(lines[-1])
+                rows.append({"command": what, "flows": 50_000 * count, "table_bytes": 50_000 * count * 41 * 8,
+                             "peak_rss_bytes": document["cost"]["peak_rss_bytes"]})  # fmt: skip
                 print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
@@ -202,7 +200,7 @@ def main() -> None:
         "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
-        "stream-memory": lambda: memory((50_000, 200_000, 600_000)),
+        "stream-memory": lambda: memory((2, 10, 50)),
     }
     document = read_json(OUT) if OUT.is_file() else {}
     document |= {

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,49 @@ def test_real_captures_agree_with_nfstream(name, flows, hosts):
     assert len(table) == flows
     assert len(table.hosts) == hosts
     assert np.isfinite(table.features).all()
+
+
+def test_nfstream_measures_what_our_meter_measures(tmp_path, capsys):
+    """The same flows, packets, bytes, flags, TTL and sizes; times differ by nfstream's milliseconds."""
+    pytest.importorskip("nfstream")
+    from edge_ids.flow import nfstream_meter
+
+    (tmp_path / "s.pcap").write_bytes(pcap(SESSION))
+    (ours,) = read_pcap(tmp_path / "s.pcap")
+    (theirs,) = nfstream_meter.read_pcap(tmp_path / "s.pcap")
+    assert (theirs.extractor, theirs.hosts.tolist()) == ("nfstream-meter-1", ours.hosts.tolist())
+    timed = [name for name in NF_V2 if "DURATION" in name or "SECOND_BYTES" in name or "THROUGHPUT" in name]
+    kept = [index for index, name in enumerate(NF_V2) if name not in timed]
+    np.testing.assert_array_equal(theirs.features[:, kept], ours.features[:, kept])
+    assert np.abs(theirs.start - ours.start).max() < 1e-3
+    assert capsys.readouterr().out == ""
+    (tmp_path / "cut.pcap").write_bytes(pcap(SESSION)[:-3])
+    with pytest.raises(InputError, match=r"cut\.pcap"):
+        list(nfstream_meter.read_pcap(tmp_path / "cut.pcap"))
+    with pytest.raises(InputError, match="--interface none9: nfstream ended"), closing(nfstream_meter.NfstreamFlows("none9")) as live:
+        list(live.read(60))
+
+
+@pytest.mark.skipif(not PCAPS.is_dir(), reason="needs shared/data")
+def test_nfstream_counts_the_packets_of_every_real_capture():
+    pytest.importorskip("nfstream")
+    from edge_ids.flow import nfstream_meter
+
+    for path in sorted(PCAPS.iterdir()):
+        ours, theirs = (concatenate(list(reader(path))) for reader in (read_pcap, nfstream_meter.read_pcap))
+        for name in ("IN_PKTS", "OUT_PKTS", "IN_BYTES", "OUT_BYTES"):
+            column = NF_V2.index(name)
+            assert theirs.features[:, column].sum() == ours.features[:, column].sum(), (path.name, name)
+
+
+def test_nfstream_absent_is_said(tmp_path):
+    import importlib.util
+
+    if importlib.util.find_spec("nfstream") is not None:
+        pytest.skip("nfstream is here")
+    (tmp_path / "s.pcap").write_bytes(pcap(SESSION))
+    with pytest.raises(InputError, match=r"edge-ids\[nfstream\]"):
+        list(sources.read(tmp_path / "s.pcap", "nfstream"))
 
 
 ZEEK = """#separator \\x09

@@ -143,7 +143,16 @@ def test_two_processes_train_as_one(tmp_path, launcher):
     subprocess.run([sys.executable, script, *rest, tmp_path / "one"], check=True, capture_output=True, env=environment)
     launch = {
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613"],
-        "fabric": [sys.executable, "-m", "lightning_fabric.cli", "--accelerator=cpu", "--devices=2", "--strategy=ddp", "--main-port=29614"],
+        "fabric": [
+            sys.executable,
+            "-m",
+            "lightning_fabric.cli",
+            "--accelerator=cpu",
+            "--devices=2",
+            "--strategy=ddp",
+            "--main-port=29614",
+            "--",
+        ],  # else fabric takes our --precision for its own
     }[launcher]
     done = subprocess.run([*launch, script, *rest, tmp_path / "two"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -244,3 +244,41 @@ def test_polars_reads_what_we_write(tmp_path, table):
     again = next(read_netflow(path))
     assert again.label is None
     assert (again.features == part.features).all()
+
+
+def cut_at(table, places):
+    return [table.rows(slice(start, stop)) for start, stop in zip([0, *places], [*places, len(table)], strict=True)]
+
+
+@given(st.integers(1, 90), st.lists(st.integers(0, 60), max_size=4).map(sorted), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_a_sample_is_in_order_and_does_not_depend_on_the_batches(flows, places, seed):
+    from edge_ids.flow.sample import sample
+    from edge_ids.flow.table import concatenate
+
+    table = hard_cases(60, 3)
+    whole, parts = (concatenate(sample(tables, flows, seed)) for tables in ([table], cut_at(table, places)))
+    assert len(whole) == min(flows, len(table))
+    np.testing.assert_array_equal(whole.features, parts.features)
+    names = [set(zip(part.hosts[part.src], part.hosts[part.dst], strict=True)) for part in (whole, parts)]
+    assert names[0] == names[1]
+    assert set(parts.hosts) == {host for pair in names[1] for host in pair}
+    rows = [np.flatnonzero((table.features == row).all(1)) for row in whole.features]
+    assert all(len(found) for found in rows)
+    if all(len(found) == 1 for found in rows):
+        assert (np.diff([found[0] for found in rows]) > 0).all()
+
+
+def test_every_flow_has_the_same_chance_to_be_sampled():
+    from edge_ids.flow.sample import sample
+
+    table = hard_cases(60, 3)
+    table = replace(table, start=np.arange(float(len(table))))
+    counts = np.zeros(len(table))
+    for seed in range(400):
+        for part in sample(cut_at(table, [5, 30, 31]), 15, seed):
+            counts[part.start.astype(int)] += 1
+    share = 15 / len(table)
+    assert counts.sum() == 400 * 15
+    # Five standard deviations of a binomial.
+    assert (np.abs(counts - 400 * share) < 5 * np.sqrt(400 * share * (1 - share))).all()

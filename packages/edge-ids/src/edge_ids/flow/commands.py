@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge_ids.flow.collector import Collector
     from edge_ids.flow.fit import FitResult
     from edge_ids.flow.live import LiveFlows
+    from edge_ids.flow.nfstream_meter import NfstreamFlows
 
 _LIVE = ("interface", "collector")
 
@@ -58,8 +59,12 @@ def train(
     horizon_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds that a stream remembers; default no limit.")] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds of flow time after which a stream scores a window that is not full.")] = 10.0,
     precision: Annotated[str, typer.Option(help="Inside a torch model while it trains: auto (by the CPU), float32 or bfloat16.")] = "auto",
+    sample: Annotated[
+        int | None,
+        typer.Option(min=10, help="At most so many flows, drawn at random while the file is read: for files larger than memory."),
+    ] = None,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also score an untrained and a raw-feature model.")] = True,
-    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, nfstream (a capture, by nfstream), eve or zeek.")] = "auto",
     seed: Seed = 0,
     resume: Resume = None,
     json: Json = False,
@@ -78,7 +83,7 @@ def train(
     config = FitConfig(
         data or "", model, split, scaler, threshold, false_alarm_rate, confidence, preset, epochs, patience,
         tuple(name.strip() for name in exclude.split(",") if name.strip()), Horizon(horizon_flows, horizon_seconds, delay=delay), controls,
-        seed, format, precision,
+        seed, format, precision, sample,
     )  # fmt: skip
     if data is not None and resume is None:
         check(config)
@@ -119,6 +124,12 @@ def _peak_rss() -> int:
     import resource
     import sys
 
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage also counts what the program that started this one had in memory.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -176,6 +187,7 @@ def run(
     from edge_ids.flow.collector import Collector
     from edge_ids.flow.detector import load
     from edge_ids.flow.monitor import FlowMonitor
+    from edge_ids.flow.nfstream_meter import EXTRACTOR
 
     choices = (("netflow", csv), ("pcap", pcap), ("eve", eve), ("zeek", zeek), ("interface", interface), ("collector", netflow))
     given = [(name, path) for name, path in choices if path is not None]
@@ -191,6 +203,8 @@ def run(
             stack.enter_context(_nothing_left(folder))
             settings = folder.config
         format, source = settings["source"][0]
+        if format == "pcap" and detector.extractor == EXTRACTOR:
+            format = "nfstream"
         live = stack.enter_context(closing(_listen(format, source, detector.extractor))) if format in _LIVE else None
         pages = Metrics() if metrics is not None else None
         if pages is not None and metrics is not None:
@@ -265,8 +279,10 @@ def run(
     emit(metrics_of_run, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
 
 
-def _listen(kind: str, where: str, extractor: str) -> LiveFlows | Collector:
-    """Open a live source: packets of an interface, or flows that exporters send."""
+def _listen(kind: str, where: str, extractor: str) -> LiveFlows | NfstreamFlows | Collector:
+    """Open a live source: packets of an interface, metered as for the model, or flows that exporters send."""
+    from edge_ids.flow import nfstream_meter
+
     if kind == "collector":
         from edge_ids.flow.collector import Collector
         from edge_ids.flow.netflow_wire import VERSIONS
@@ -276,6 +292,8 @@ def _listen(kind: str, where: str, extractor: str) -> LiveFlows | Collector:
                 f"--netflow: the model was trained on flows by {extractor}; record some with `edge-ids flow collect` and train on them"
             )
         return Collector(where, extractor)
+    if extractor == nfstream_meter.EXTRACTOR:
+        return nfstream_meter.NfstreamFlows(where)
     from edge_ids.flow.live import LiveFlows
 
     return LiveFlows(where)
@@ -359,7 +377,7 @@ def collect(
 @app.command()
 def inspect(
     data: Annotated[str, typer.Option("--data", help="Flows of any supported kind.")],
-    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, nfstream (a capture, by nfstream), eve or zeek.")] = "auto",
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Take a capture that ends within a packet as far as it goes.")
     ] = False,
@@ -382,7 +400,7 @@ def inspect(
 def convert(
     data: Annotated[str, typer.Option("--data", help="Flows of any supported kind.")],
     to: Annotated[Path, typer.Option("--to", help="Parquet file to write, of the NF-v2/v3 or conn columns.")],
-    format: Annotated[str, typer.Option(help="auto, netflow, pcap, eve or zeek.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, netflow, pcap, nfstream (a capture, by nfstream), eve or zeek.")] = "auto",
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Take a capture that ends within a packet as far as it goes.")
     ] = False,

@@ -17,6 +17,7 @@ from edge_ids.flow.detector import KINDS, Detector, Horizon, reference_of
 from edge_ids.flow.metrics import Metrics, average_precision, measure
 from edge_ids.flow.presets import NEURAL_KINDS, preset
 from edge_ids.flow.processes import rank
+from edge_ids.flow.sample import sample
 from edge_ids.flow.scaling import Scaler
 from edge_ids.flow.splits import PROTOCOLS, benign, split
 from edge_ids.flow.stream import stream_scores
@@ -43,6 +44,7 @@ class FitConfig:
         epochs: overrides the preset.
         patience: overrides the preset.
         precision: number format inside a torch model while it trains, see `kernels.resolve`.
+        sample: at most so many flows of the file, drawn at random while it is read; None takes all, and needs the memory for them.
         exclude: features to leave out.
         horizon: how a stream remembers flows.
         controls: also score an untrained model and a raw-feature Isolation Forest.
@@ -66,6 +68,7 @@ class FitConfig:
     seed: int = 0
     format: str = "auto"
     precision: str = "auto"
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,9 @@ class FitResult:
 
 
 def read_all(config: FitConfig) -> FlowTable:
-    """All flows of the file, with the columns that `config` leaves."""
-    tables = list(sources.read(config.data, config.format))
+    """The flows of the file, or a sample of them, with the columns that `config` leaves."""
+    parts = sources.read(config.data, config.format)
+    tables = list(parts) if config.sample is None else sample(parts, config.sample, config.seed)
     if not tables:
         raise InputError(f"{config.data}: holds no flow")
     table = concatenate(tables)

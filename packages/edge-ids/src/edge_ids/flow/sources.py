@@ -11,8 +11,9 @@ from edge_shared.errors import InputError
 
 from edge_ids.flow.table import FlowTable
 
-Format = Literal["auto", "netflow", "pcap", "eve", "zeek"]
-FORMATS = ("auto", "netflow", "pcap", "eve", "zeek")
+Format = Literal["auto", "netflow", "pcap", "nfstream", "eve", "zeek"]
+FORMATS = ("auto", "netflow", "pcap", "nfstream", "eve", "zeek")
+"""``nfstream`` is a capture too, read by nfstream instead of our own meter."""
 
 
 def detect(path: Path) -> str:
@@ -65,6 +66,10 @@ def read(path: str | Path, format: str = "auto", batch: int = 200_000, allow_tru
         from edge_ids.flow.meter import read_pcap
 
         return read_pcap(path, batch, allow_truncated=allow_truncated)
+    if kind == "nfstream":
+        from edge_ids.flow import nfstream_meter
+
+        return nfstream_meter.read_pcap(path, batch, allow_truncated=allow_truncated)
     from edge_ids.flow.textlog import read_eve, read_zeek
 
     return read_eve(path, batch) if kind == "eve" else read_zeek(path, batch)
