@@ -33,7 +33,8 @@ from depthprune.guard import only_if_faster
 from depthprune.measure import compare_onnx, size
 from depthprune.merging import merge
 from depthprune.methods import make
-from depthprune.pruner import DepthPruner, accuracy_of
+from depthprune.pruner import DepthPruner, accuracy_of, removable
+from depthprune.worth import worth_merging
 from edge_shared.artifacts import export_onnx, load_model, save_model
 from edge_shared.data.vision import ImageSet, load_images
 from edge_shared.files import read_json, write_json
@@ -75,11 +76,14 @@ def shorten(dense: nn.Module, images: ImageSet, method: str, amount: int, tuning
     pruned = method in ("egp", "nepenthe")
     rounds = amount if pruned else 1 if method == "layer-folding" else 2
     options: dict[str, Any] = {"threshold": float("-inf")} if method == "layer-folding" else {}
+    graph = capture(copy.deepcopy(dense).eval(), example)
+    # As `depthprune prune` does: padding moves only where the default policy would merge.
+    worth = worth_merging(graph, example, removable(graph, "mergeable", None), "latency")
     epochs = tuning // 2 if method == "layer-folding" else tuning // rounds  # its slopes are learned before the round
     loop = DepthPruner(
         dense, example, make(method, tolerance=1.0, **options), calibration=list(images.loader("train", 256))[:4],
         held_out=list(images.loader("val", 512))[:1], evaluate=accuracy_of(images.loader("val", 512)), per_round=-(-amount // rounds),
-        target=None if pruned else amount, max_rounds=rounds,
+        front_pad=worth, target=None if pruned else amount, max_rounds=rounds,
         finetune=Distill(
             dense, images.loader("train", 64, shuffle=True, seed=seed), TrainConfig(epochs=epochs, batch_size=64, lr=0.02, seed=seed)
         ),
@@ -90,6 +94,7 @@ def shorten(dense: nn.Module, images: ImageSet, method: str, amount: int, tuning
         "removed": len(outcome.removals),
         "epochs": epochs * (2 if method == "layer-folding" else rounds),
         "sparsity": sparsity,
+        "worth": len(worth),
         "front_padded": sorted(outcome.front_padded),
     }
     return outcome.model, facts

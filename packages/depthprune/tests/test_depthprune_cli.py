@@ -180,7 +180,7 @@ BAD = [
     (["prune", "--data", "digits"], "--out DIR"),
     (["prune", "--data", "digits", "--layers", "99", "--epochs", "0", "--out", "{tmp}/o"], "only 8 of 13"),
     (["prune", "--data", "digits", "--tolerance", "2", "--out", "{tmp}/o"], "--tolerance is 2"),
-    (["prune", "--data", "digits", "--candidates", "some", "--epochs", "0", "--out", "{tmp}/o"], "mergeable or all"),
+    (["prune", "--data", "digits", "--candidates", "some", "--epochs", "0", "--out", "{tmp}/o"], "worth, mergeable or all"),
     (["prune", "--resume", "{tmp}/absent"], "no interrupted run"),
     (["prune", "--data", "digits", "--weights", "{tmp}/other.safetensors", "--out", "{tmp}/o"], "weights of another model"),
     (["prune", "--data", "digits", "--weights", "{tmp}/text.txt", "--out", "{tmp}/o"], "no file of weights"),

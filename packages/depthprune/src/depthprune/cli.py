@@ -45,8 +45,11 @@ def prune(
     ] = None,
     per_round: Annotated[int | None, typer.Option("--per-round", help="Removed at once; a third if omitted.", min=1)] = None,
     candidates: Annotated[
-        str, typer.Option("--candidates", help="mergeable: only activations whose removal lets layers merge; or all.")
-    ] = "mergeable",
+        str,
+        typer.Option(
+            "--candidates", help="worth: activations whose layers the policy would merge; mergeable: whose layers can be merged; or all."
+        ),
+    ] = "worth",
     tolerance: Annotated[float, typer.Option("--tolerance", help="Validation accuracy that may be lost (0.01 = 1 point).")] = 0.01,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs for the dense network; 16, or 0 for a saved model.", min=0)] = None,
     finetune_epochs: Annotated[int, typer.Option("--finetune-epochs", help="Epochs of distillation per round.", min=0)] = 5,

@@ -13,6 +13,7 @@ from edge_shared.training import Step, TrainConfig, fit
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from depthprune.entropy import images_of
 from depthprune.methods import masks as weight_masks
 
 
@@ -89,3 +90,33 @@ class Distill:
             device=self.device,
             description=f"round {round_}: fine-tuning",
         )
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Take the running statistics of all batch norms anew, as means over batches of training inputs.
+
+    A neuron that was masked or removed is constant: its batch variance is 0, and the running variance, on its way there, is
+    small while the running mean still lags. In evaluation mode that lag is divided by almost nothing, and one dead channel
+    drowns the others; the papers' long trainings wait it out, short ones cannot.
+
+    Args:
+        model: changed in place; weights stay, and every module keeps its mode.
+        batches: tensors, or tuples whose first entry is the tensor.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    modes, momenta = [(module, module.training) for module in model.modules()], [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            model(images_of(batch).to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, training in modes:
+        module.training = training

@@ -15,8 +15,8 @@ import torch
 from edge_shared.data.vision import ImageSet, load_images
 from edge_shared.devices import Device
 from edge_shared.devices import load as load_device
-from edge_shared.errors import InputError
-from edge_shared.files import Run
+from edge_shared.errors import CheckFailed, InputError
+from edge_shared.files import Run, read_json, write_json
 from edge_shared.training import TrainConfig, fit
 from torch import Tensor, fx, nn
 
@@ -35,6 +35,7 @@ from depthprune.models import DEFAULT, build, load_weights
 from depthprune.prices import Backend
 from depthprune.prices import make as make_price
 from depthprune.pruner import DepthPruner, Outcome, accuracy_of, removable
+from depthprune.worth import worth_merging
 
 # Beside the method's own accuracy test: samples that scores look at are enough for stable entropies.
 CALIBRATION_IMAGES = 1024
@@ -50,7 +51,7 @@ class PruneConfig:
     method: str = "easier"
     layers: int | None = None
     per_round: int | None = None
-    candidates: str = "mergeable"
+    candidates: str = "worth"
     tolerance: float = 0.01
     epochs: int = 16
     finetune_epochs: int = 5
@@ -201,6 +202,7 @@ def prune(ready: Setup, run: Run, say: Callable[[str], None] = lambda line: None
     graph = capture(copy.deepcopy(dense), example)
     counts = count(graph, calibration)
     entropies = {site: c.layer_entropy() for site, c in counts.items()}
+    worth = _worth(graph, ready, checkpoints / "worth.json")
     outcome_pruner = DepthPruner(
         dense,
         example,
@@ -216,8 +218,8 @@ def prune(ready: Setup, run: Run, say: Callable[[str], None] = lambda line: None
         ),
         per_round=config.per_round or 1,
         target=config.layers,
-        candidates=config.candidates,
-        front_pad=config.front_pad,
+        candidates=worth if config.candidates == "worth" else config.candidates,
+        front_pad=worth if config.front_pad else False,
         say=say,
     )
     if config.per_round is None:
@@ -227,6 +229,28 @@ def prune(ready: Setup, run: Run, say: Callable[[str], None] = lambda line: None
     result.seconds = time.monotonic() - start
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
+
+
+def _worth(graph: fx.GraphModule, ready: Setup, file: Path) -> frozenset[str]:
+    """Activations whose removal lets layers merge to advantage; kept in a file, because a latency is not measured twice alike.
+
+    Raises:
+        CheckFailed: if there are fewer than are to be removed.
+    """
+    config = ready.config
+    if file.is_file():
+        return frozenset(read_json(file, "activations"))
+    names = removable(graph, "mergeable" if config.candidates == "worth" else config.candidates, None)
+    found = worth_merging(graph, ready.example, names, ready.policy, config.runtime, config.threads)
+    if config.candidates == "worth" and len(found) < max(config.layers or 0, 1):
+        raise CheckFailed(
+            f"of {len(names)} activations that stand between layers {len(found)} are worth removing by policy {ready.policy}: without "
+            f"the others the layers would not be merged, or be slower merged; {config.layers or 'at least 1'} asked for. "
+            "Use --candidates mergeable to remove them all the same, or --policy always"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, sorted(found))
+    return found
 
 
 def finish(

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from depthprune.capture import capture
 from depthprune.entropy import Counts
-from depthprune.finetune import Finetune
+from depthprune.finetune import Finetune, recalibrate
 from depthprune.methods import DepthMethod, State
 from depthprune.padding import mergeable_sites, move_to_front
 from depthprune.pairs import complete, depthwise_pairs, level
@@ -78,8 +78,10 @@ class DepthPruner:
         per_round: activations to remove at once; after a rejected round half as many are tried. The two beside a depthwise
             convolution go together, at the mean of their scores (see `pairs`).
         target: stop after this many removals; None = as many as accuracy allows.
-        candidates: sites that may go; ``mergeable`` takes those whose removal lets layers merge, ``all`` every one.
-        front_pad: move padding to the front of what opened, so that merging is exact.
+        candidates: sites that may go; ``mergeable`` takes those whose removal lets layers merge, ``all`` every one; or their names
+            (see `worth.worth_merging`).
+        front_pad: move padding to the front of what opened, so that merging is exact: everywhere, nowhere, or at these sites.
+            Where no merge follows it would only make maps larger.
         max_rounds: at most this many rounds.
         say: gets a line of progress per round.
     """
@@ -96,8 +98,8 @@ class DepthPruner:
         finetune: Finetune,
         per_round: int = 1,
         target: int | None = None,
-        candidates: str = "mergeable",
-        front_pad: bool = True,
+        candidates: str | frozenset[str] = "mergeable",
+        front_pad: bool | frozenset[str] = True,
         max_rounds: int = 40,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -167,9 +169,12 @@ class DepthPruner:
         if not chosen and sum(int((mask == 0).sum()) for mask in self.state.masks.values()) == masked:
             return None
         if self.front_pad:
-            self.moved |= set(move_to_front(self.state.model, {removal.site for removal in self.state.removals}))
+            gone = {removal.site for removal in self.state.removals}
+            self.moved |= set(move_to_front(self.state.model, gone if self.front_pad is True else gone & self.front_pad))
         number = len(self.rounds) + 1
         self.finetune(self.state.model, number, self.state.masks, self.method.penalty(self.state))
+        if self.state.masks or any(removal.how == "sign" for removal in self.state.removals):
+            recalibrate(self.state.model, self.state.calibration)  # there are constant neurons now
         accuracy = self.evaluate(self.state.model)
         kept = not self.method.stop(self.state, accuracy, self.dense_accuracy)
         total = sum(mask.numel() for mask in self.state.masks.values())
@@ -189,18 +194,19 @@ class DepthPruner:
         self.state.model, self.state.removals, self.state.masks = saved
 
 
-def removable(gm: fx.GraphModule, candidates: str, target: int | None) -> frozenset[str]:
-    """Names of the activations of a captured graph that may be removed.
+def removable(gm: fx.GraphModule, candidates: str | frozenset[str], target: int | None) -> frozenset[str]:
+    """Names of the activations of a captured graph that may be removed; for ``worth`` those of ``mergeable``.
 
     Raises:
         InputError: if there are none, or fewer than the `target`.
     """
-    if candidates not in ("mergeable", "all"):
-        raise InputError(f"candidates is {candidates!r}; it is mergeable or all")
+    if isinstance(candidates, str) and candidates not in ("worth", "mergeable", "all"):
+        raise InputError(f"candidates is {candidates!r}; it is worth, mergeable or all")
     reasons = mergeable_sites(gm)
     if not reasons:
         raise InputError("the model calls no activation that could be removed")
-    names = frozenset(name for name, reason in reasons.items() if reason is None or candidates == "all")
+    chosen = candidates if not isinstance(candidates, str) else reasons.keys() if candidates == "all" else None
+    names = frozenset(name for name, reason in reasons.items() if (reason is None if chosen is None else name in chosen))
     if not names:
         reason = next(iter(reasons.values()))
         raise InputError(f"no activation stands between layers that could be merged ({reason}); candidates='all' removes others")
