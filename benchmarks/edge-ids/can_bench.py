@@ -181,10 +181,9 @@ def attacks(data: Path) -> None:
 
 def _attack(profile: Any, background: Frames, kind: str) -> dict[str, Any]:
     found, hints, events, false_alarms, delays, with_hints = Counter[str](), Counter[str](), [], 0, [], 0.0
-    targets = [None] if kind in ("fuzzing", "dos") else np.unique(background.id).tolist()
-    for target in targets:
+    for attack in _plans(kind, background):
         try:
-            injection = inject(background, Attack(kind, background.seconds * 0.3, background.seconds * 0.55, target), seed=1)
+            injection = inject(background, attack, seed=1)
         except InputError:
             continue  # the ID is not there then, or has no byte that moves
         if kind.startswith("masquerade") and not (injection.frames.data != background.data).any():
@@ -213,6 +212,18 @@ def _attack(profile: Any, background: Frames, kind: str) -> dict[str, Any]:
         "recall_by_detector": {name: count / n for name, count in sorted(found.items())},
         "anomaly_recall_by_detector": {name: count / n for name, count in sorted(hints.items())},
     }
+
+
+def _plans(kind: str, background: Frames) -> list[Attack]:
+    """One attack per ID for a quarter of the time; fuzzing of few or all IDs, with FF or random bytes, at three times."""
+    length = background.seconds * 0.25
+    if kind == "dos":
+        return [Attack(kind, background.seconds * 0.3, background.seconds * 0.3 + length)]
+    if kind == "fuzzing":
+        starts = [background.seconds * share for share in (0.1, 0.3, 0.7)]
+        return [Attack(kind, t, t + length, random_payload=r, high=h) for t in starts for r in (False, True) for h in (0xFF, 0x7FF)]
+    begin = background.seconds * 0.3
+    return [Attack(kind, begin, begin + length, target) for target in np.unique(background.id).tolist()]
 
 
 class _Bus:

@@ -229,16 +229,6 @@ def backlog_after(backlog: int, interval: int, median: int) -> int:
 
 
 @compiled
-def highest_backlog(interval_N: Any, median: int) -> int:
-    """The highest backlog over the intervals of one ID."""
-    backlog, highest = 0, 0
-    for i in range(len(interval_N)):
-        backlog = backlog_after(backlog, interval_N[i], median)
-        highest = max(highest, backlog)
-    return highest
-
-
-@compiled
 def popcount(x: int) -> int:
     """Number of ones among the 64 bits of an int64."""
     x = x - ((x >> 1) & 0x5555555555555555)

@@ -297,16 +297,18 @@ def _fit_timing(tables: dict[str, Array], k: int, intervals: Array, mature: bool
     # A short training has not seen every mode of an ID: it takes an interval as short as a forged frame leaves one.
     extra = int((3 * intervals <= 2 * median).sum())
     shortest = median if mature else median // 4
-    for b in range(BINS if n >= LEAST_INTERVALS else 0):
+    near = intervals[(2 * intervals > median) & (2 * intervals < 3 * median)]
+    # A handful of uneven intervals says nothing of the shortest.
+    known = n >= LEAST_INTERVALS or (n >= 3 and len(near) == n)
+    for b in range(BINS if known else 0):
         seen = below[min(b + 1, BINS)]
         if 1000 * seen > n or bin_start(b) >= shortest:
             continue
         bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(median, 1) / max(bin_start(b), 1)), 10)
         tables["timing_evidence_KB"][k, b] = int(min(bits, 22) * ONE_BIT) if bits >= 4 else 0
-    # Jitter and frames on change make a backlog of their own; a forged frame for each real one takes it to six to eight periods.
-    spread = float(np.subtract(*np.quantile(intervals, [0.75, 0.25])))
-    own = 3 * engine.highest_backlog(intervals, median) // 2 + int(2 * spread)
-    tables["backlog_K"][k] = min(max((median + 1) // 2, own), 4 * median)
+    # Jitter makes a backlog of its own; a forged frame for each real one takes it to six to eight periods.
+    spread = float(np.subtract(*np.quantile(near, [0.75, 0.25]))) if len(near) else 0.0
+    tables["backlog_K"][k] = min(max((median + 1) // 2, int(3 * spread)), 2 * median)
     longest = int(intervals.max())
     if n >= 20 and longest <= 4 * median:
         tables["silence_K"][k] = (2 if mature else 3) * longest + 3 * median + 50_000
