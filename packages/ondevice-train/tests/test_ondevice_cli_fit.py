@@ -70,9 +70,9 @@ def test_every_method_learns_within_its_budget(method, network, digits):
         assert all(row.measured_total_bytes <= budget["amount"] for row in result.selections)
 
 
-@pytest.mark.parametrize("method", ["medyate", "scotti"])
-def test_resume_gives_the_same_selections_and_weights(method, network, digits, tmp_path, monkeypatch):
-    config = settings(network, method=method, budget=BUDGETS.get(method, "60kB"), momentum=0.9, epochs=4)
+@pytest.mark.parametrize(("method", "compress"), [("medyate", None), ("scotti", None), ("trady", "asi")])
+def test_resume_gives_the_same_selections_and_weights(method, compress, network, digits, tmp_path, monkeypatch):
+    config = settings(network, method=method, budget=BUDGETS.get(method, "60kB"), momentum=0.9, epochs=4, compress=compress)
     whole = fitting.run(config, data=digits, folder=tmp_path / "whole", verbose=False, onnx=False)
 
     class Killed(Exception):
@@ -173,6 +173,10 @@ def test_half_width():
         (["--method", "full-random", "--budget", "60kB", "--set", "x=1"], "unknown option 'x'"),
         (["--method", "trady", "--budget", "60kB", "--scheme", '{"last_convs": 1}'], "sparse-update"),
         (["--method", "head-only", "--optimizer", "magic"], "optimizer"),
+        (["--method", "full-random", "--budget", "60kB", "--compress", "zip"], "known: asi"),
+        (["--method", "full-random", "--budget", "60kB", "--compress", "asi", "--max-error", "2"], "share of the gradient"),
+        (["--method", "velocity", "--budget", "60kB", "--compress", "asi"], "selects neurons"),
+        (["--method", "asi", "--compress", "asi"], "selects input channels"),
     ],
 )
 def test_bad_input(arguments, word, network, capsys):

@@ -283,6 +283,8 @@ def test_channels_kept_in_8_bits():
         int(s) + c for s, layer in zip(prepared.costs("bytes", "input").starts, prepared.layers, strict=True) for c in chosen[layer.name]
     ]
     assert prepared.costs("bytes", "input").total(flat) == prepared.training_bytes()["total"]
+    prepared.apply(Selection("output", {layer.name: (0, 1) for layer in prepared.layers if layer.depthwise}))
+    assert prepared.predict().total == prepared.measure()
 
     exact = nn.Conv2d(4, 5, 3, padding=1).double()
     rounded, same = Selective(copy.deepcopy(exact), keep_bits=8), Selective(copy.deepcopy(exact))

@@ -169,6 +169,10 @@ def fit(
     scheme: Annotated[str | None, typer.Option("--scheme", help="sparse-update: JSON file or text, or a published scheme.")] = None,
     ranking: Annotated[Path | None, typer.Option("--ranking", help="ranking.json of `rank`; measured at the start if omitted.")] = None,
     keep_bits: Annotated[int, typer.Option("--keep-bits", help="Bits of the channels kept for backward: 32, or 8 (rounded).")] = 32,
+    compress: Annotated[
+        str | None, typer.Option("--compress", help="Compress the kept channels too: asi, fixed-bases, quantise, or auto per layer.")
+    ] = None,
+    max_error: Annotated[float, typer.Option("--max-error", help="Share of a layer's gradient that --compress may cost.")] = 0.3,
     overshoot: Annotated[str | None, typer.Option("--overshoot", help="skip or stop at a channel that does not fit.")] = None,
     settings: Settings = None,
     onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="Export the model of --out to ONNX as well, verified.")] = True,
@@ -194,7 +198,8 @@ def fit(
         config = FitConfig(
             model=model, weights=weights, data=data, image_size=image_size, limit=limit, method=method, budget=budget, device=device,
             biases=biases, last=last, scheme=read_scheme(scheme, model) if scheme else None,
-            ranking=read_json(ranking, "--ranking") if ranking else None, overshoot=overshoot, keep_bits=keep_bits, options=_options(settings),
+            ranking=read_json(ranking, "--ranking") if ranking else None, overshoot=overshoot, keep_bits=keep_bits, compress=compress,
+            max_error=max_error, options=_options(settings),
             epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, optimizer=optimizer,
             warmup_epochs=warmup_epochs, seed=seed,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from ondevice_train.selection.budget import Budget, CostModel
 from ondevice_train.selection.driver import Driver, weight_norms
 from ondevice_train.selection.importance import Norms, Ranking
 from ondevice_train.selection.install import SelectiveModel
+from ondevice_train.selection.keep import EXACT, plan_keeps
 from ondevice_train.selection.layers import INPUT, Selection
 from ondevice_train.selection.selector import Setting
 from ondevice_train.selection.table import selector_class
@@ -60,6 +61,9 @@ class FitConfig:
         overshoot: ``skip`` or ``stop``; the method's own rule if None.
         smooth_bits: bits kept of the derivatives of smooth activations: 8 or 4, 32 leaves them to torch.
         keep_bits: bits of a kept channel's elements: 32, or 8 (selection methods).
+        compress: compress the kept channels too, per layer: ``asi``, ``fixed-bases``, ``quantise`` or ``auto`` (methods that select input
+            channels, budgets in bytes); None keeps them as `keep_bits` says.
+        max_error: largest share of a layer's gradient that `compress` may cost, on the first batch.
         options: settings of the method.
         epochs, batch_size, lr, momentum, weight_decay, optimizer, warmup_epochs, label_smoothing, seed: of training.
     """
@@ -82,6 +86,8 @@ class FitConfig:
     overshoot: str | None = None
     smooth_bits: int = 8
     keep_bits: int = 32
+    compress: str | None = None
+    max_error: float = 0.3
     options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 10
     batch_size: int = 32
@@ -298,6 +304,8 @@ class _Session:
         parameters = sum(p.numel() for p in self.model.parameters())
         biases = config.biases if config.biases is not None else scheme_biases
         ranking = self._ranking(cls.needs_ranking)
+        if config.compress is not None and cls.unit != INPUT:
+            raise InputError(f"--compress compresses input channels; {config.method} selects neurons")
         prepared = self._prepare(biases, cls.unit)
         budget = resolve_budget(config, prepared.network, parameters)
         if cls.has_budget and budget is None:
@@ -380,6 +388,7 @@ class _Session:
             "trained_parameters": sum(p.numel() for p in prepared.parameters()),
             "selector_seconds_per_epoch": statistics.median(driver.overhead_seconds) if driver.overhead_seconds else None,
             "selector_state_bytes": driver.state_bytes(),
+            "keeps": {name: asdict(keep) for name, keep in prepared.keeps.items() if keep != EXACT},
             **compute,
             **self._process(),
         }
@@ -406,8 +415,14 @@ class _Session:
         count = biases or 0
         if config.method == "bias-only" and config.biases is None:
             count = -1
+        keeps = None
+        if config.compress is not None:
+            example, labels = next(iter(self.data.loader("train", self.example.shape[0])))
+            keeps = plan_keeps(self.model, example, labels, compress=config.compress, max_error=config.max_error, head=self.head)
+            forms = [keep.form for keep in keeps.values()]
+            self.say(f"of what is selected, {forms.count('low-rank')} layers keep a low rank, {forms.count('int8')} 8 bits, the others all")
         prepared = SelectiveModel(
-            self.model, self.example, head=self.head, biases=count, smooth_bits=config.smooth_bits, keep_bits=config.keep_bits
+            self.model, self.example, head=self.head, biases=count, smooth_bits=config.smooth_bits, keep_bits=config.keep_bits, keeps=keeps
         )
         if config.last is not None:
             prepared.layers = prepared.layers[max(len(prepared.layers) - config.last, 0) :]
@@ -427,6 +442,8 @@ class _Session:
     def other(self) -> FitResult:
         """Run a method that prepares the whole model itself."""
         config = self.config
+        if config.compress is not None:
+            raise InputError(f"--compress goes with a method that selects input channels, not with {config.method}")
         budget = Budget.parse(config.budget) if config.budget else None
         if budget is not None and budget.accounting != "bytes":
             raise InputError(f"--budget {config.budget}: {config.method} takes a budget in bytes")

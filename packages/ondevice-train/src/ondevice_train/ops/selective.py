@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ondevice_train.compression._codec import Codec
+from ondevice_train.compression._geometry import ConvGeometry
 from ondevice_train.ops.conv_gradients import input_gradient, weight_gradient
 from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
 
@@ -57,42 +59,53 @@ class _SelectiveConv(torch.autograd.Function):
         bits: int = 32,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
+        codec: Codec | None = None,
     ) -> Tensor:
         stride, padding, dilation, groups = geometry
-        kept = grid = None
+        pieces: tuple[Tensor | None, ...] = ()
         if slice is not None and ctx.needs_input_grad[3]:
             assert channels is not None
             if unit == "input" or groups == x.shape[1] > 1:
                 inputs = channels if unit == "input" else channels // (weight.shape[0] // groups)
                 kept = x.index_select(1, inputs)
-                if bits == 8:
-                    kept, grid = _quantise(kept, 1)
+                pieces = (kept,) if codec is None and bits == 32 else _quantise(kept, 1) if codec is None else codec.encode(kept)
             else:
-                kept = x
-        ctx.save_for_backward(kept, grid, weight, channels, scale)
-        ctx.geometry, ctx.unit, ctx.x_shape = geometry, unit, x.shape
+                pieces = (x,)
+        ctx.save_for_backward(weight, channels, scale, *pieces)
+        ctx.geometry, ctx.unit, ctx.x_shape, ctx.codec = geometry, unit, x.shape, codec
         # The scaled weight is made again in the backward pass: keeping it would cost as much as the weight.
         scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
         return F.conv2d(x, scaled, bias if scale is None else shift, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        kept, grid, weight, channels, scale = ctx.saved_tensors
-        if grid is not None:
-            kept = _dequantise(kept, grid, 1)
+        weight, channels, scale, *pieces = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         dx = dslice = None
         if ctx.needs_input_grad[0]:
             scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
             dx = input_gradient(grad, scaled, ctx.x_shape, stride, padding, dilation, groups)
-        if kept is not None:
-            dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
+        if pieces:
+            if ctx.codec is not None:
+                dslice = _coded_gradient(grad, ctx.codec, tuple(pieces), weight.shape[2:], channels, ctx.geometry)
+            else:
+                kept = pieces[0] if len(pieces) == 1 else _dequantise(pieces[0], pieces[1], 1)
+                dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
             if scale is not None:
                 rows, _ = slice_index(channels, ctx.unit, groups, ctx.x_shape[1], weight.shape[0])
                 scales = scale[rows]
                 dslice = dslice * (scales[..., None, None] if scales.ndim == 2 else scales.view(-1, 1, 1, 1))
         dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return dx, None, dbias, dslice, None, None, None, None, None, None
+        return dx, None, dbias, dslice, None, None, None, None, None, None, None
+
+
+def _coded_gradient(grad: Tensor, codec: Codec, pieces: tuple, kernel: Any, channels: Tensor, geometry: tuple) -> Tensor:
+    """Gradient of W[:, channels] from channels that a codec keeps: of an ungrouped convolution, or of a depthwise one."""
+    stride, (high, wide), dilation, groups = geometry
+    of_slice = ConvGeometry(tuple(kernel), stride, (high, high, wide, wide), dilation, 1 if groups == 1 else len(channels))
+    if groups == 1:
+        return codec.weight_gradient(pieces, grad, of_slice)
+    return codec.weight_gradient(pieces, grad.index_select(1, channels), of_slice).transpose(0, 1)
 
 
 def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor, unit: Unit, geometry: tuple, in_channels: int) -> Tensor:
@@ -194,6 +207,7 @@ class Selective(nn.Module):
     The state_dict is that of the original layer (the full weight, in step with the slice).
 
     Attributes:
+        codec: keeps the selected channels of a convolution in another form (`ondevice_train.selection.keep`); None: as `keep_bits` says.
         is_conv: whether it stands for a convolution.
         geometry: stride, padding, dilation and groups of a convolution.
     """
@@ -210,6 +224,7 @@ class Selective(nn.Module):
         if keep_bits not in (8, 32):
             raise ValueError(f"keep_bits is {keep_bits}; channels are kept in 32 or 8 bits")
         self.keep_bits = keep_bits
+        self.codec: Codec | None = None
         if isinstance(original, nn.Conv2d) and (original.padding_mode != "zeros" or isinstance(original.padding, str)):
             raise ValueError("only zero padding given as numbers is supported")
         self._original: tuple[Any] = (original,)
@@ -370,7 +385,8 @@ class Selective(nn.Module):
         channels = None if part is None else buffers["channels"]
         if self.is_conv:
             shift = None if scale is None else buffers["shift"]
-            return _SelectiveConv.apply(x, weight, bias, part, channels, self.unit, self.geometry, self.keep_bits, scale, shift)
+            codec = self.codec if self.unit == "input" else None
+            return _SelectiveConv.apply(x, weight, bias, part, channels, self.unit, self.geometry, self.keep_bits, scale, shift, codec)
         return _SelectiveLinear.apply(x, weight, bias, part, channels, self.unit, self.keep_bits)
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ slices, optimizer state, the classifier included).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from edge_shared.errors import InputError
 from edge_shared.units import parse_bytes
 from numpy.typing import NDArray
 
+from ondevice_train.selection.keep import Keep, form_of
 from ondevice_train.selection.layers import INPUT, SelectableLayer
 
 ACCOUNTINGS = ("bytes", "units", "params")
@@ -55,7 +56,7 @@ class CostModel:
         accounting: see the module docstring.
         batch: samples per step; only ``bytes`` depends on it.
         optimizer_slots: values that the optimizer keeps for each trained weight: 0 plain SGD, 1 momentum, 2 Adam.
-        keep_bits: bits of a kept activation element; ``bytes`` only.
+        keeps: how layers keep their selected channels, exactly where they are not named; ``bytes`` only.
         base: ``bytes`` only: bytes of everything else (classifier, masks, biases) given the names of the touched layers.
         neuron_weights: replaces the weights of a neuron, by layer name (a compatibility of `velocity`).
     """
@@ -65,7 +66,7 @@ class CostModel:
     accounting: str = "units"
     batch: int = 1
     optimizer_slots: int = 0
-    keep_bits: int = 32
+    keeps: Mapping[str, Keep] = field(default_factory=dict)
     base: Callable[[frozenset[str]], int] = field(default=lambda touched: 0)
     neuron_weights: dict[str, int] = field(default_factory=dict)
 
@@ -88,13 +89,17 @@ class CostModel:
         if self.accounting == "units":
             return weights + activations
         # Gradient, slice and optimizer state of each weight; an index of 8 bytes; the activation of the whole batch.
-        kept = self.batch * activations
-        kept_bytes = 4 * kept if self.keep_bits == 32 or not activations else kept + 8 * layer.calls
-        return 4 * weights * (2 + self.optimizer_slots) + 8 + kept_bytes
+        kept = self._keep(layer).channel_bytes(self.batch, activations, layer.calls) if activations else 0
+        return 4 * weights * (2 + self.optimizer_slots) + 8 + kept
+
+    def _keep(self, layer: SelectableLayer) -> Keep:
+        return form_of(layer.name, self.keeps, self.unit)
 
     def of_layer(self, layer: SelectableLayer) -> int:
         """Cost of updating anything in `layer`, once."""
         # In bytes the whole input that neurons need is part of `base`: several layers may share it.
+        if self.accounting == "bytes":
+            return self._keep(layer).layer_bytes()
         return layer.shared_activations if self.unit != INPUT and self.accounting == "units" else 0
 
     @cached_property

@@ -120,18 +120,23 @@ class Driver:
         return size(self.selector.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """The present selection and the method's state."""
+        """The present selection, the method's state and the bases of compressed channels."""
         return {
             "selection": self.prepared.selection.state_dict(),
             "selector": self.selector.state_dict(),
             "sums": self._sums,
             "steps": self._steps,
+            "codecs": {name: module.codec.state() for name, module in self.prepared.modules.items() if module.codec is not None},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back; the selection must be in place already (`restore_selection`), before the optimizer's state."""
         self.selector.load_state_dict(state["selector"])
         self._sums, self._steps = dict(state["sums"]), int(state["steps"])
+        for name, kept in state.get("codecs", {}).items():
+            codec = self.prepared.modules[name].codec
+            assert codec is not None
+            codec.load_state(kept)
 
     def restore_selection(self, state: dict[str, Any]) -> None:
         """Put the selection of a checkpoint in place."""
@@ -144,6 +149,9 @@ def accumulate_norms(
     """Gradient norm of every input channel, mean over `batches`, without any update; the selection in place is kept."""
     selection = prepared.selection
     before = {name: module.exchange(("input", None, None, -1)) for name, module in prepared.modules.items()}
+    coded = {name: module.codec for name, module in prepared.modules.items()}
+    for module in prepared.modules.values():
+        module.codec = None  # these gradients are exact
     prepared.apply(Selection.everything(INPUT, prepared.layers))
     sums: dict[str, np.ndarray] = {}
     count = 0
@@ -158,6 +166,7 @@ def accumulate_norms(
         prepared.model.zero_grad()
         for name, state in before.items():
             prepared.modules[name].exchange(state)
+            prepared.modules[name].codec = coded[name]
         prepared.selection = selection
     return {name: total / max(count, 1) for name, total in sums.items()}
 

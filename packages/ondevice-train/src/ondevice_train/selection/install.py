@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d, freeze_norms, thaw
 from ondevice_train.ops.masks import PIECEWISE, PackedActivation, pack_activations, unpack_activations
 from ondevice_train.ops.selective import Selective
 from ondevice_train.selection.budget import CostModel
+from ondevice_train.selection.keep import Keep, keeps_of
 from ondevice_train.selection.layers import OUTPUT, Selection, selectable
 from ondevice_train.selection.saved import Replaced, SavedModel, SavedPrediction
 
@@ -49,11 +50,13 @@ class SelectiveModel:
         head: module that always trains whole; the last layer if omitted.
         biases: biases of the last so many layers train (norms' biases where the layer has a norm); 0 none, -1 all.
         smooth_bits: bits for the derivatives of Hardswish, SiLU and GELU: 8 or 4; 32 leaves those activations to torch.
-        keep_bits: bits of each element of a kept channel: 32 (exact), or 8: selection and compression under one budget.
+        keep_bits: bits of each element of a kept channel: 32 (exact) or 8, where `keeps` does not name the layer.
+        keeps: how layers keep their selected channels: selection and compression under one budget, see `keep.plan_keeps`.
         fold: apply frozen norms inside the convolutions before them, which is faster; outputs of a convolution are then normalised.
 
     Attributes:
         layers: what can be selected, in execution order.
+        keeps: how each of them keeps its selected channels.
         network: the traced network, at the batch size of `example`.
         selection: what is selected at present.
         head, biases, saved, example: as given, found or derived.
@@ -68,13 +71,13 @@ class SelectiveModel:
         biases: int = 0,
         smooth_bits: int = 8,
         keep_bits: int = 32,
+        keeps: Mapping[str, Keep] | None = None,
         fold: bool = True,
     ) -> None:
         if smooth_bits not in (4, 8, 32):
             raise InputError(f"smooth_bits is {smooth_bits}; choose 4, 8 or 32")
         if keep_bits not in (8, 32):
             raise InputError(f"keep_bits is {keep_bits}; choose 8 or 32")
-        self.keep_bits = keep_bits
         self.model = model
         self.example = example
         model.train()
@@ -90,12 +93,16 @@ class SelectiveModel:
         chosen = {name for name, module in modules.items() if type(module) in (nn.Conv2d, nn.Linear) and _supported(module)} - inside_head
         called = {layer.module for layer in self.network.weighted()}
         self.layers = selectable(self.network, chosen & {name for name in called if name}, exclude=inside_head)
+        self.keeps = keeps_of([layer.name for layer in self.layers], keeps or {}, keep_bits)
         norm_of = _norms_after(self.network, modules)
         self.bias_modules = self._bias_modules(biases, norm_of, modules)
         norms = freeze_norms(model)
         activations = pack_activations(model, smooth_bits if smooth_bits != 32 else 8, smooth=smooth_bits != 32)
         for layer in self.layers:
-            model.set_submodule(layer.name, Selective(modules[layer.name], keep_bits))  # type: ignore[arg-type]
+            form = self.keeps[layer.name]
+            selective = Selective(modules[layer.name], 8 if form.form == "int8" else 32)  # type: ignore[arg-type]
+            selective.codec = form.codec()
+            model.set_submodule(layer.name, selective)
         self.modules: dict[str, Selective] = {layer.name: model.get_submodule(layer.name) for layer in self.layers}  # type: ignore[misc]
         for name in self.bias_modules:
             bias = model.get_submodule(name).bias
@@ -108,7 +115,7 @@ class SelectiveModel:
         kinds = {name: model.get_submodule(name).kind for name in activations}
         self.saved = SavedModel(
             self.network,
-            Replaced(frozenset(self.modules), frozenset(norms), kinds, smooth_bits if smooth_bits != 32 else 8, keep_bits),  # type: ignore[arg-type]
+            Replaced(frozenset(self.modules), frozenset(norms), kinds, smooth_bits if smooth_bits != 32 else 8, self.keeps),  # type: ignore[arg-type]
             biases=self.bias_modules,
             dense=[self.head],
         )
@@ -141,7 +148,7 @@ class SelectiveModel:
         def base(touched: frozenset[str]) -> int:
             return self.saved.base(touched, unit) + fixed if accounting == "bytes" else 0
 
-        return CostModel(self.layers, unit, accounting, batch, optimizer_slots, self.keep_bits, base)
+        return CostModel(self.layers, unit, accounting, batch, optimizer_slots, self.keeps, base)
 
     def _whole_parameters(self) -> list[nn.Parameter]:
         """Trained parameters that are no slices: the head and the biases."""

@@ -14,6 +14,7 @@ from edge_shared.memory.training import training_bytes
 from edge_shared.network import Layer, Network
 
 from ondevice_train.ops.kinds import saved_bytes as packed_bytes
+from ondevice_train.selection.keep import Keep, form_of
 from ondevice_train.selection.layers import INPUT, Selection
 
 
@@ -26,14 +27,14 @@ class Replaced:
         norms: BatchNorms on frozen statistics.
         activations: packed activations, with their kind.
         bits: bits of the smooth ones.
-        keep_bits: bits of the copied channels: 32, or 8 and 8 bytes more for each channel and call.
+        keeps: how layers keep their copied channels; exactly where they are not named.
     """
 
     selective: frozenset[str] = frozenset()
     norms: frozenset[str] = frozenset()
     activations: Mapping[str, str] = field(default_factory=dict)
     bits: int = 8
-    keep_bits: int = 32
+    keeps: Mapping[str, Keep] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,10 @@ class SavedModel:
         for layer in self.network.weighted():
             count = len(selection.channels.get(layer.module or layer.name, ()))
             if count and (selection.unit == INPUT or layer.is_depthwise):
-                elements = count * layer.in_items // layer.in_channels
                 item = self.network.tensors[layer.output].itemsize
-                kept = elements + 2 * item * count if self.replaced.keep_bits == 8 else elements * item
+                keep = form_of(layer.module or layer.name, self.replaced.keeps, selection.unit)
+                batch = layer.in_shape[0]
+                kept = count * keep.channel_bytes(batch, layer.in_items // (layer.in_channels * batch), 1, item) + keep.layer_bytes(item)
                 per_layer[layer.name] = per_layer.get(layer.name, 0) + kept
                 channels += kept
         return SavedPrediction(channels, masks, other, per_layer)
