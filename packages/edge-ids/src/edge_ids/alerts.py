@@ -249,6 +249,8 @@ class MetricsServer:
             raise InputError(f"metrics address {address!r}: write host:port, such as 127.0.0.1:9464")
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 10  # seconds; a client that sends its request drop by drop holds no thread for longer
+
             def do_GET(self) -> None:
                 found = self.path.split("?")[0] in ("/metrics", "/")
                 body = metrics.render().encode() if found else b"only /metrics is here\n"
