@@ -168,6 +168,32 @@ def test_counting_changes_nothing_and_leaves_no_hook() -> None:
     assert not any(module._forward_pre_hooks for module in gm.modules())
 
 
+def test_norms_folded_while_counting_give_the_same_counts_and_come_back() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU6(),
+        nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(),
+    ).double()  # fmt: skip
+    x = [torch.randn(5, 3, 9, 9, dtype=torch.float64) for _ in range(3)]
+    for batch in x:
+        net(batch)  # statistics that are not 0 and 1
+    for norm in (net[1], net[4]):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    gm = capture(net.eval(), x[0])
+    modules = dict(gm.named_modules())
+    counts = count(gm, x)
+    assert dict(gm.named_modules()) == modules
+    expected, z = {name: torch.zeros(8, dtype=torch.int64) for name in counts}, torch.cat(x)
+    for index, layer in enumerate(net):
+        if str(index) in expected:
+            expected[str(index)] = (z > 0).sum((0, 2, 3))
+        z = layer(z)
+    assert len(expected) == 4
+    for name, on in expected.items():
+        assert torch.equal(counts[name].on, on)
+
+
 def test_empty_loader_and_other_batches() -> None:
     gm = capture(Net(False).eval(), torch.randn(1, 3, 5, 5))
     with pytest.raises(InputError, match="empty"):

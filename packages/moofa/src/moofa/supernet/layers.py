@@ -6,6 +6,7 @@ Tensor names: B batch, C input channels, M middle channels, O output channels, H
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from edge_shared.architectures.mobile import make_divisible
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class ElasticNorm(nn.Module):
     """Batch norm of the first channels.
 
     While training it uses the batch and leaves the running statistics alone: those of shared channels would mix all
-    networks. `moofa.supernet.calibrate` sets them for one network at a time.
+    networks. `moofa.supernet.calibrate` sets them for one network at a time. On several processes the batch is that of all of
+    them together, so that training does not depend on how many share the work.
     """
 
     running_mean: Tensor
@@ -88,9 +90,25 @@ class ElasticNorm(nn.Module):
             var_C, mean_C = torch.var_mean(x_BCHW, dim=(0, 2, 3), correction=0)
             self.observed.append((x_BCHW.shape[0], mean_C, var_C))
             return F.batch_norm(x_BCHW, mean_C, var_C, weight, bias, False, 0.0, self.eps)
+        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            mean_1C11, var_1C11 = _moments_of_all(x_BCHW)
+            normal_BCHW = (x_BCHW - mean_1C11) * torch.rsqrt(var_1C11 + self.eps)
+            return normal_BCHW * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
         if self.training:
             return F.batch_norm(x_BCHW, None, None, weight, bias, True, 0.0, self.eps)
         return F.batch_norm(x_BCHW, self.running_mean[:channels], self.running_var[:channels], weight, bias, False, 0.0, self.eps)
+
+
+def _moments_of_all(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel over the batches of all processes, (1, C, 1, 1) each, with gradients through both."""
+    from torch.distributed.nn.functional import all_reduce
+
+    count = x_BCHW.numel() / x_BCHW.shape[1]
+    sums = torch.cat([x_BCHW.sum((0, 2, 3)), x_BCHW.new_tensor([count])])
+    sums = all_reduce(sums)  # type: ignore[no-untyped-call]
+    mean_1C11 = (sums[:-1] / sums[-1]).view(1, -1, 1, 1)
+    squares = all_reduce((x_BCHW - mean_1C11).square().sum((0, 2, 3)))  # type: ignore[no-untyped-call]
+    return mean_1C11, (squares / sums[-1].detach()).view(1, -1, 1, 1)
 
 
 class ElasticSqueezeExcite(nn.Module):
