@@ -1,6 +1,6 @@
 """Training, inference and ingest speed and peak memory, on rows replicated from NF-BoT-IoT-v2 with noise (SYNTHETIC; for timing only).
 
-Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory ...]
+Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory|against-official ...]
 The official GraphIDS (PyG branch, UNSW-v2 settings, batch 32,768, 2 threads, 100,000 flows, this kind of machine): 17,500 flows/s training loop only,
 29,000 to 42,000 flows/s inference with sampling, 3.0 GB peak. Other programs ran on this machine at the same time, so CPU seconds stand beside wall seconds.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,19 @@ def ingest(flows: int) -> dict:
     return rows
 
 
+def watched(command: list[str]) -> tuple[int, dict]:
+    """Largest anonymous memory of a process, looked at every 50 ms, and its JSON: pages of the file that it reads, which the system may drop, do not count."""
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+        peak, status = 0, Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            held = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("RssAnon:")]
+            peak = max(peak, *(int(value) * 1024 for value in held), 0)
+            time.sleep(0.05)
+        out.seek(0)
+        return peak, json.loads(out.read().splitlines()[-1])
+
+
 def memory(copies: tuple[int, ...]) -> list[dict]:
     """Peak memory of commands on growing files, each in a process of its own: 50,000 flows, again and again."""
     import polars as pl
@@ -146,9 +160,8 @@ def memory(copies: tuple[int, ...]) -> list[dict]:
             }  # fmt: skip
             for what, arguments in commands.items():
                 command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow", *map(str, arguments)]
-                lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-                document = json.loads(lines[-1])
-                rows.append({"command": what, "flows": 50_000 * count, "table_bytes": 50_000 * count * 41 * 8,
+                peak, document = watched(command)
+                rows.append({"command": what, "flows": 50_000 * count, "table_bytes": 50_000 * count * 41 * 8, "peak_anonymous_bytes": peak,
                              "peak_rss_bytes": document["cost"]["peak_rss_bytes"]})  # fmt: skip
                 print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -181,6 +194,37 @@ def whole_training(flows: int, benign: int) -> list[dict]:
     return rows
 
 
+def against_official(folder: str, earlier: list[dict]) -> Iterator[list[dict]]:
+    """Ours and the official code in turns, one process each, with the same malloc settings: as they are, and large blocks kept for use again."""
+    rows = earlier
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+    for threads in (1, 2):
+        for name, malloc in (("kept", kept), ("default", {})):
+            for which in (folder, "bfloat16", "float32"):
+                environ = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"} | malloc
+                command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("flow_official.py")), which, str(threads)]
+                lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout.splitlines()
+                rows.append(json.loads(lines[-1]) | {"malloc": name, "load_average": os.getloadavg()})
+                print(rows[-1], file=sys.stderr, flush=True)
+                yield rows
+
+
+def ratios(rows: list[dict]) -> list[dict]:
+    """Ours over the official code's median, by threads and malloc setting, per second of wall time and of CPU time."""
+    found = []
+    for threads, malloc in sorted({(row["threads"], row["malloc"]) for row in rows}):
+        cell = {"threads": threads, "malloc": malloc}
+        for what in ("training", "inference"):
+            for unit in ("flows_per_second", "flows_per_cpu_second"):
+                speed = {
+                    which: float(np.median([row[what][unit] for row in rows if (row["threads"], row["malloc"], row["which"]) == (threads, malloc, which)] or [np.nan]))
+                    for which in ("official", "bfloat16", "float32")
+                }  # fmt: skip
+                cell[f"{what}_{unit}"] = speed | {"ratio": speed["bfloat16"] / speed["official"]}
+        found.append(cell)
+    return found
+
+
 def one_process(flows: int, threads: int) -> dict:
     command = [sys.executable, __file__, "--threads", str(threads), "--flows", str(flows)]
     environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -192,6 +236,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--flows", type=int, default=100_000)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--official", help="folder with the official code, for the part against-official, see flow_official.py")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         print(json.dumps(models(arguments.flows, arguments.threads)))
@@ -200,7 +245,7 @@ def main() -> None:
         "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
-        "stream-memory": lambda: memory((2, 10, 50)),
+        "stream-memory": lambda: memory((2, 10, 30)),
     }
     document = read_json(OUT) if OUT.is_file() else {}
     document |= {
@@ -208,10 +253,17 @@ def main() -> None:
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}, "environment": environment(),
     }  # fmt: skip
     loads = document["load_average"] if isinstance(document.get("load_average"), dict) else {}
+    if "against-official" in arguments.parts:
+        arguments.parts.remove("against-official")
+        for rows in against_official(arguments.official, document.get("against_official", {}).get("runs", [])):
+            write_json(OUT, (read_json(OUT) if OUT.is_file() else document) | {"against_official": {"runs": rows, "ratios": ratios(rows)}})
+        if not arguments.parts:
+            return
     for name in arguments.parts or parts:
-        document[name.replace("-", "_")] = parts[name]()
+        found = parts[name]()
         loads[name] = os.getloadavg()
-        write_json(OUT, document | {"load_average": loads})
+        # Another part may have been written meanwhile.
+        write_json(OUT, document | (read_json(OUT) if OUT.is_file() else {}) | {name.replace("-", "_"): found, "load_average": loads})
 
 
 if __name__ == "__main__":
