@@ -1,20 +1,23 @@
 """What counting costs: an evaluation pass with counts against a plain pass of the model as the user has it, in turn.
 
-One pass is two batches; the batch sizes are those of an evaluation (`depthprune prune` counts with 256).
+One pass is two batches; the batch sizes are those of an evaluation (`depthprune prune` counts with 256). Both wall-clock and
+processor time are kept: on a machine that others use the second shows the work, the first what waiting adds.
 
 Run: python benchmarks/depthprune/entropy_cost.py
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 
+import numpy as np
 import torch
 import torchvision
 from _record import write
 from depthprune.capture import capture
 from depthprune.entropy import count
-from depthprune.latency import compare, torch_threads
+from depthprune.latency import compare, median_interval, torch_threads
 from depthprune.models import Residual
 
 
@@ -30,9 +33,24 @@ def main() -> None:
         x = torch.randn(batch, *shape)
         gm = capture(model.eval(), x)
         with torch_threads(1), torch.no_grad():
-            result = compare(lambda model=model, x=x: [model(x) for _ in range(2)], lambda gm=gm, x=x: count(gm, [x] * 2), 15)
-        rows.append({"model": name, "shape": list(x.shape), **asdict(result)})
-        print(name, result.ratio, flush=True)
+            used: dict[str, list[float]] = {"plain": [], "counting": []}
+
+            def plain(model=model, x=x, used=used) -> None:
+                start = time.process_time()
+                for _ in range(2):
+                    model(x)
+                used["plain"].append(time.process_time() - start)
+
+            def counting(gm=gm, x=x, used=used) -> None:
+                start = time.process_time()
+                count(gm, [x] * 2)
+                used["counting"].append(time.process_time() - start)
+
+            result = compare(plain, counting, 15)
+        ratios = np.array(used["counting"][-15:]) / np.array(used["plain"][-15:])
+        cpu = dict(zip(("ratio", "low", "high"), median_interval(ratios), strict=True))
+        rows.append({"model": name, "shape": list(x.shape), **asdict(result), "processor_time": cpu})
+        print(name, result.ratio, cpu, flush=True)
     write("entropy-cost", "python benchmarks/depthprune/entropy_cost.py", rows, threads=1)
 
 
