@@ -51,7 +51,7 @@ def attacks() -> list[str]:
         return []
     false_alarms = sum(row["false_alarms"] for rows in table.values() for row in rows.values())
     lines = [
-        "`attacks`: event recall (number of attacks: one per ID), all detectors; the second half of CrySyS trace 48 after 29 s of training (in brackets: with",
+        "`attacks`: event recall (number of attacks: one per ID; fuzzing twelve ways), all detectors; the second half of CrySyS trace 48 after 29 s of training (in brackets: with",
         f"anomalies), and generated traffic after 30 minutes of training. False alarms in all of these runs: {false_alarms}.",
         "", "| attack | trace 48 | generated | timing alone, generated | found by (generated) |", "|---|---|---|---|---|",
     ]  # fmt: skip

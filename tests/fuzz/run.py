@@ -5,9 +5,12 @@ Without a target it names them. A finding ends the run with a traceback and leav
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # instrumented functions are Python: Numba cannot compile them, and coverage wants to see inside
 
 import atheris
 from targets import targets

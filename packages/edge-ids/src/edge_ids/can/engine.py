@@ -8,7 +8,7 @@ cannot give much evidence per frame, so short training makes the detector slow r
 The detectors of payload *values* (bits, jump, frozen, cross, repeat, tiny) generalise only as far as training has seen the
 vehicle: a car that stood still in training surprises them when it drives off. Until the profile is mature (`L_MATURE`, see
 `edge_ids.can.profile`) what they find is an *anomaly*, reported but neither an alert nor part of a frame's score. Rules
-that do not depend on where the vehicle is (counters, checksums, a payload that never once repeated) alert from the start.
+that do not depend on where the vehicle is (counters, checksums, a payload with a counter that never once repeated) alert from the start.
 
 All state is int64, so that batch, streaming, resumed and C runs agree bit for bit. Legend of array suffixes: ``_K`` known
 IDs, ``_D`` detectors, ``_H`` slots of a hash table, ``_U`` slots for unknown IDs, ``_B`` payload bytes or bins, ``_R`` IDs

@@ -212,9 +212,20 @@ def _plots(folder: Path, test: SelfTest) -> list[str]:
         for name, start, end in line["spans"]:
             axes.axvspan(start, end, alpha=0.15, color="#c23b6d")
             axes.text(start, 2.06, name, fontsize=7)
-        for time, detector in line["alerts"]:
+        for time, detectors in _together(line["alerts"]):
             axes.plot(time, 1, "v", color="#c23b6d", markersize=5)
-            axes.annotate(detector, (time, 1), fontsize=6, rotation=60, xytext=(2, 4), textcoords="offset points")
+            axes.annotate(", ".join(detectors), (time, 1), fontsize=6, rotation=60, xytext=(2, 4), textcoords="offset points")
         axes.set(xlabel="time (s)", ylabel="evidence / threshold", ylim=(0, 2.25))
         axes.set_title("Held-out traffic with attacks (shaded); triangles are alerts", pad=10)
     return [*names, "timeline"]
+
+
+def _together(alerts: list[tuple[float, str]]) -> list[tuple[float, list[str]]]:
+    """Alerts closer than half a second share a mark, so that their names can be read."""
+    groups: list[tuple[float, list[str]]] = []
+    for time, detector in alerts:
+        if groups and time - groups[-1][0] < 0.5:
+            groups[-1][1].append(detector)
+        else:
+            groups.append((time, [detector]))
+    return groups
