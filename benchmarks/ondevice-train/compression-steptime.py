@@ -28,6 +28,7 @@ from ondevice_train.compression.planner import _chosen
 FILE = RESULTS / "ondevice-train-compression-steptime.json"
 LAST4 = {
     "asi": ("asi", {"epsilon": 0.8}),
+    "asi, plain between": ("asi", {"epsilon": 0.8, "pack": False}),
     "asi, bf16 cores": ("asi", {"epsilon": 0.8, "half_core": True}),
     "asi-paper": ("asi-paper", {"epsilon": 0.8, "pack": False}),
     "hosvd (SVD, as published)": ("hosvd-svd", {"epsilon": 0.8, "pack": False}),
@@ -102,7 +103,7 @@ def run(cell: str) -> dict:
                  say=lambda text: print(f"{cell}: {text}", file=sys.stderr, flush=True))  # fmt: skip
     return {
         "model": name, "size": int(size), "batch": int(batch), "last": last, "weights": weights, "data": images.name, "steps": steps,
-        "exact_weight_gradient_milliseconds": exact_gradient_milliseconds(model, x, last),
+        "load_average": os.getloadavg()[0], "exact_weight_gradient_milliseconds": exact_gradient_milliseconds(model, x, last),
         "rows": {row.method.replace(".", "_"): asdict(row) for row in rows}, "cell_seconds": time.perf_counter() - start,
     }  # fmt: skip
 
