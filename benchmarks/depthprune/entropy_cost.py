@@ -1,6 +1,6 @@
 """What counting costs: an evaluation pass with counts against a plain pass of the model as the user has it, in turn.
 
-One pass is two batches; the batch sizes are those of an evaluation (`depthprune prune` counts with 256). Both wall-clock and
+One pass is 512 images; the batch sizes are those of an evaluation (`depthprune prune` counts with 256). Both wall-clock and
 processor time are kept: on a machine that others use the second shows the work, the first what waiting adds.
 
 Run: python benchmarks/depthprune/entropy_cost.py
@@ -9,7 +9,6 @@ Run: python benchmarks/depthprune/entropy_cost.py
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torchvision
 from _record import write
 from depthprune.capture import capture
 from depthprune.entropy import count
-from depthprune.latency import compare, median_interval, torch_threads
+from depthprune.latency import interleaved, median_interval, torch_threads
 from depthprune.models import Residual
 
 
@@ -37,20 +36,23 @@ def main() -> None:
 
             def plain(model=model, x=x, used=used) -> None:
                 start = time.process_time()
-                for _ in range(2):
+                for _ in range(512 // len(x)):
                     model(x)
                 used["plain"].append(time.process_time() - start)
 
             def counting(gm=gm, x=x, used=used) -> None:
                 start = time.process_time()
-                count(gm, [x] * 2)
+                count(gm, [x] * (512 // len(x)))
                 used["counting"].append(time.process_time() - start)
 
-            result = compare(plain, counting, 15)
-        ratios = np.array(used["counting"][-15:]) / np.array(used["plain"][-15:])
+            times = interleaved({"plain": plain, "counting": counting}, 11, warmup=1)
+        ratios = np.array(used["counting"][-11:]) / np.array(used["plain"][-11:])
+        wall = dict(zip(("ratio", "low", "high"), median_interval(times["counting"] / times["plain"]), strict=True))
         cpu = dict(zip(("ratio", "low", "high"), median_interval(ratios), strict=True))
-        rows.append({"model": name, "shape": list(x.shape), **asdict(result), "processor_time": cpu})
-        print(name, result.ratio, cpu, flush=True)
+        rows.append(
+            {"model": name, "shape": list(x.shape), "wall": wall, "plain_ms": float(np.median(times["plain"])), "processor_time": cpu}
+        )
+        print(name, wall, cpu, flush=True)
     write("entropy-cost", "python benchmarks/depthprune/entropy_cost.py", rows, threads=1)
 
 

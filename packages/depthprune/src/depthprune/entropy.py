@@ -9,6 +9,7 @@ Dimensions: B images, C neurons, N positions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ import torch
 from edge_shared.errors import InputError
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from depthprune.capture import Site, evaluating, module_of, sites
 
 # Where the region of z ends that the activation treats as its linear part.
 UPPER = {"relu6": 6.0, "hardswish": 3.0}
+CACHED_BYTES = 2 << 20
 Compare = Callable[..., Any]  # a numpy comparison
 ZeroIs = Literal["on", "off", "ignored"]
 Over = Literal["all", "mixed"]
@@ -47,24 +49,27 @@ def count_rows(z_BX: Tensor, tests: list[tuple[Compare, float]], scratch: Scratc
     """How many rows of (B, X) pass each test, per column: arrays (X,) of whole numbers.
 
     A comparison gives bytes of 0 and 1, and eight columns are added at once as one 64-bit integer, at most 255 rows
-    at a time, so that no byte overflows: a quarter of the memory that a sum of floats would move.
+    at a time, so that no byte overflows: a quarter of the memory that a sum of floats would move. As many rows are compared at a
+    time as stay in the cache, so that only the first test reads them from memory.
     """
     if z_BX.dtype not in (torch.float32, torch.float64):
         z_BX = z_BX.float()
     values = z_BX.cpu().numpy()
     rows, columns = values.shape
     wide = -(-columns // 8) * 8
-    ones = scratch.take(min(rows, 255), wide)
-    totals: list[NDArray[Any]] = []
-    for compare, bound in tests:
-        ones[:, columns:] = False
-        total: Any = 0
-        for start in range(0, rows, 255):
-            part = values[start : start + 255]
-            compare(part, bound, out=ones[: len(part), :columns])
-            bytes_X = np.add.reduce(ones[: len(part)].view(np.int64), axis=0).view(np.uint8)[:columns]
-            total = bytes_X if rows <= 255 else total + bytes_X.astype(np.int64)
-        totals.append(total)
+    step = min(rows, max(1, CACHED_BYTES // (values.itemsize * columns)), 255)
+    ones = scratch.take(step, wide)
+    ones[:, columns:] = False
+    totals: list[NDArray[Any]] = [np.zeros(columns, dtype=np.int64) for _ in tests]
+    for chunk in range(0, rows, 255):
+        bytes_8 = np.zeros((len(tests), wide // 8), dtype=np.int64)
+        for start in range(chunk, min(chunk + 255, rows), step):
+            part = values[start : min(start + step, chunk + 255)]
+            for row, (compare, bound) in zip(bytes_8, tests, strict=True):
+                compare(part, bound, out=ones[: len(part), :columns])
+                row += np.add.reduce(ones[: len(part)].view(np.int64), axis=0)
+        for total, row in zip(totals, bytes_8, strict=True):
+            total += row.view(np.uint8)[:columns]
     return totals
 
 
@@ -283,13 +288,21 @@ def norms_folded(gm: fx.GraphModule) -> Iterator[None]:
     for node in gm.graph.nodes:
         norm, source = module_of(gm, node), node.args[0] if node.args else None
         conv = module_of(gm, source)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
             continue
         if not isinstance(source, fx.Node) or not isinstance(conv, nn.Conv2d):
             continue
         if len(source.users) == 1 and uses[str(source.target)] == uses[str(node.target)] == 1:
             before += [(str(source.target), conv), (str(node.target), norm)]
-            gm.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm))
+            fused = copy.copy(conv)  # a deep copy of every module would take as long as some of the counting
+            fused._parameters = dict(
+                zip(
+                    ("weight", "bias"),
+                    fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias),
+                    strict=True,
+                )
+            )
+            gm.set_submodule(str(source.target), fused)
             gm.set_submodule(str(node.target), nn.Identity())
     try:
         yield
