@@ -11,6 +11,8 @@ import pytest
 from edge_shared.errors import InputError
 from scipy.io import savemat
 from tinyeeg import presets, readers
+from tinyeeg.readers import mat
+from tinyeeg.readers.aci import read_aci_mat
 from tinyeeg.readers.emotiv import EPOC
 from tinyeeg.recording import Recording, Span
 from tinyeeg.table import extract
@@ -120,6 +122,27 @@ def aci_file(path, samples, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, {"o": {"data": data, "sampFreq": 128, "marker": 0, "timestamp": 0, "trials": 0}})
     return data
+
+
+def test_a_matlab_file_that_crashes_its_reader_ends_with_a_line(tmp_path, monkeypatch):
+    """scipy 1.17 dies of a segmentation fault on some damaged files; the process that reads them is not ours."""
+    aci_file(tmp_path / "eeg_record5.mat", 128)
+    for harm, words in (
+        ("import os; os.kill(os.getpid(), 11)", "is damaged"),
+        ("raise MemoryError", "is damaged"),
+        ("while True: pass", "1 s"),
+    ):
+        monkeypatch.setattr(mat, "_CHILD", harm)
+        monkeypatch.setattr(mat, "SECONDS", 1)
+        with pytest.raises(InputError, match=words):
+            read_aci_mat(tmp_path / "eeg_record5.mat")
+
+
+def test_a_matlab_file_larger_than_memory_ends_with_a_line(tmp_path, monkeypatch):
+    aci_file(tmp_path / "eeg_record5.mat", 128 * 600)
+    monkeypatch.setattr(mat, "MEMORY", 100 << 20)
+    with pytest.raises(InputError, match="eeg_record5"):
+        read_aci_mat(tmp_path / "eeg_record5.mat")
 
 
 def test_aci_set(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 from edge_shared.errors import InputError
 
 from tinyeeg.readers.emotiv import EPOC
+from tinyeeg.readers.mat import read_struct
 from tinyeeg.recording import Recording, Span
 
 PROTOCOL_S = ((0.0, 600.0, "focused"), (600.0, 1200.0, "unfocused"), (1200.0, 1800.0, "drowsy"))
@@ -33,18 +34,18 @@ def read_aci_mat(path: str | Path, *, uv_per_unit: float = 1.0, drowsy_until_s: 
     Raises:
         InputError: if this is no such file.
     """
-    from scipy.io import loadmat
-
     path = Path(path)
     try:
-        content = loadmat(path)
-        record = content["o"][0, 0]
-        data = np.asarray(record["data"], dtype=np.float64)
-        sfreq = float(np.squeeze(record["sampFreq"]))
+        path.open("rb").close()
+        record = read_struct(path, "o", ("data", "sampFreq"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:
+    except ValueError as error:
         raise InputError(f"{path} is no recording of the Aci set (a struct 'o' with data and sampFreq): {error}") from error
+    data = record["data"]
+    if record["sampFreq"].size != 1:
+        raise InputError(f"{path}: o.sampFreq has {record['sampFreq'].size} values; it is one number, in Hz")
+    sfreq = float(np.squeeze(record["sampFreq"]))
     if data.ndim != 2 or data.shape[1] < 17:
         raise InputError(f"{path}: o.data has shape {data.shape}; the set has 25 columns, EEG in columns 4 to 17")
     number = re.search(r"(\d+)\D*$", path.stem)
