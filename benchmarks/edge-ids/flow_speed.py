@@ -132,39 +132,43 @@ def watched(command: list[str]) -> tuple[int, dict]:
         return peak, json.loads(out.read().splitlines()[-1])
 
 
-def memory(copies: tuple[int, ...]) -> list[dict]:
-    """Peak memory of commands on growing files, each in a process of its own: 50,000 flows, again and again."""
+def memory(copies: tuple[int, ...], rows: list[dict]) -> Iterator[list[dict]]:
+    """Peak memory of commands on growing files, each in a process of its own: 50,000 flows, again and again. What `rows` has is not run again."""
     import polars as pl
     from edge_ids.flow.fit import fit
     from edge_ids.flow.netflow import columns_of
     from edge_ids.flow.synthetic import replicate
 
     base = read_all(FitConfig(str(FILE)))
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in ("graphids", "hbos"):
             fit(FitConfig(str(FILE), model, epochs=1, controls=False), base).detector.save(folder / model)
         pl.DataFrame(columns_of(replicate(base, 50_000, noise=0.0))).write_parquet(folder / "one.parquet", row_group_size=16_384)
         for count in copies:
+            done = {row["command"] for row in rows if row["flows"] == 50_000 * count}
+            if len(done) == 3:
+                continue
             for suffix in ("parquet", "csv"):
                 path = folder / f"flows.{suffix}"
                 frame = pl.concat([pl.scan_parquet(folder / "one.parquet")] * count)
                 (frame.sink_parquet(path, row_group_size=16_384) if suffix == "parquet" else frame.sink_csv(path))
             commands = {
-                "run graphids": ["run", "--model", folder / "graphids", "--csv", folder / "flows.parquet", "--json"],
                 "run hbos": ["run", "--model", folder / "hbos", "--csv", folder / "flows.csv", "--json"],
                 "train hbos --sample 20000": [
                     "train", "--model", "hbos", "--sample", 20_000, "--no-controls", "--data", folder / "flows.csv", "--out", folder / f"t{count}", "--json",
                 ],
+                "run graphids": ["run", "--model", folder / "graphids", "--csv", folder / "flows.parquet", "--json"],
             }  # fmt: skip
             for what, arguments in commands.items():
+                if what in done:
+                    continue
                 command = [sys.executable, "-c", "from edge_ids.cli import main; main()", "flow", *map(str, arguments)]
                 peak, document = watched(command)
                 rows.append({"command": what, "flows": 50_000 * count, "table_bytes": 50_000 * count * 41 * 8, "peak_anonymous_bytes": peak,
                              "peak_rss_bytes": document["cost"]["peak_rss_bytes"]})  # fmt: skip
                 print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+                yield rows
 
 
 def whole_training(flows: int, benign: int) -> list[dict]:
@@ -245,7 +249,7 @@ def main() -> None:
         "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
-        "stream-memory": lambda: memory((2, 10, 30)),
+        "stream-memory": lambda: memory((2, 10, 30, 60), document.get("stream_memory", [])),
     }
     document = read_json(OUT) if OUT.is_file() else {}
     document |= {
@@ -260,10 +264,11 @@ def main() -> None:
         if not arguments.parts:
             return
     for name in arguments.parts or parts:
-        found = parts[name]()
-        loads[name] = os.getloadavg()
-        # Another part may have been written meanwhile.
-        write_json(OUT, document | (read_json(OUT) if OUT.is_file() else {}) | {name.replace("-", "_"): found, "load_average": loads})
+        result = parts[name]()
+        for found in result if isinstance(result, Iterator) else [result]:
+            loads[name] = os.getloadavg()
+            # Another part may have been written meanwhile.
+            write_json(OUT, document | (read_json(OUT) if OUT.is_file() else {}) | {name.replace("-", "_"): found, "load_average": loads})
 
 
 if __name__ == "__main__":

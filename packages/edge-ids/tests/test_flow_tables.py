@@ -282,3 +282,27 @@ def test_every_flow_has_the_same_chance_to_be_sampled():
     assert counts.sum() == 400 * 15
     # Five standard deviations of a binomial.
     assert (np.abs(counts - 400 * share) < 5 * np.sqrt(400 * share * (1 - share))).all()
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("block", [1, 100, 700, 10_000])
+def test_blocks_of_a_csv_file_lose_no_line(tmp_path, monkeypatch, ending, zipped, block):
+    from edge_ids.flow import netflow
+
+    rows = [{"IPV4_SRC_ADDR": f"10.0.0.{i}", "IPV4_DST_ADDR": "10.0.1.1", "IN_BYTES": i, "Attack": "Benign"} for i in range(20)]
+    path = write(tmp_path / "a.csv", rows, V2)
+    text = path.read_text().replace("\n", ending).removesuffix(ending).encode()
+    path.write_bytes(gzip.compress(text) if zipped else text)
+    monkeypatch.setattr(netflow, "_BLOCK", block)
+    table = concatenate(list(read_netflow(path)))
+    assert table.features[:, NF_V2.index("IN_BYTES")].tolist() == list(range(20))
+    assert table.hosts[table.src].tolist() == [row["IPV4_SRC_ADDR"] for row in rows]
+
+
+def test_a_zipped_file_that_ends_early_is_an_error(tmp_path):
+    rows = [{"IPV4_SRC_ADDR": f"10.0.{i // 250}.{i % 250}", "IPV4_DST_ADDR": "10.0.1.1"} for i in range(3000)]
+    path = write(tmp_path / "a.csv.gz", rows, V2)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"a\.csv\.gz: cannot be read"):
+        list(read_netflow(path))

@@ -6,9 +6,12 @@ digits that reach 8.9e211, which float32 turns into infinity.
 
 from __future__ import annotations
 
+import gzip
+import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from edge_shared.errors import InputError
@@ -23,6 +26,10 @@ EXTRACTOR = "nprobe"
 START, END = "FLOW_START_MILLISECONDS", "FLOW_END_MILLISECONDS"
 DATASET = "Dataset"
 SYNTHETIC = "synthetic"
+_BLOCK = 32 << 20
+"""Bytes of a CSV file read at once."""
+_ROWS = 250_000
+"""Rows of a Parquet file read at once, unless more are asked for."""
 
 
 def read_netflow(path: str | Path, batch: int = 200_000) -> Iterator[FlowTable]:
@@ -43,14 +50,55 @@ def read_netflow(path: str | Path, batch: int = 200_000) -> Iterator[FlowTable]:
     path = Path(path)
     frame, schema = _scan(path)
     extractor = _extractor(path, frame)
+    # Polars' own batches run ahead of whoever asks for them, up to the whole file.
+    parts = _parquet_parts(frame, max(batch, _ROWS)) if path.suffix == ".parquet" else _csv_parts(path, schema)
     try:
-        for part in frame.collect_batches(chunk_size=batch, maintain_order=True):
-            # The reader's own pieces may be larger than asked for.
+        for part in parts:
             for piece in part.iter_slices(batch):
                 if len(piece):
                     yield _table(piece, schema, extractor, path)
     except pl.exceptions.PolarsError as error:
         raise InputError(_diagnose(path, schema, error)) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read to its end: {error}") from error
+
+
+def _parquet_parts(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    total = frame.select(pl.len()).collect().item()
+    for start in range(0, total, rows):
+        yield frame.slice(start, rows).collect()
+
+
+def _csv_parts(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    with _open(path) as file:
+        columns = pl.read_csv(io.BytesIO(file.readline()), infer_schema=False).columns
+        given, select = _csv_columns(columns, schema)
+        for block in _lines(file):
+            yield pl.read_csv(io.BytesIO(block), has_header=False, schema=given).select(select)
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Blocks of whole lines, from where the file stands."""
+    held = b""
+    while block := file.read(_BLOCK):
+        cut = block.rfind(b"\n") + 1
+        if not cut:
+            held += block
+            continue
+        yield held + block[:cut]
+        held = block[cut:]
+    if held.strip():
+        yield held
 
 
 def _scan(path: Path) -> tuple[pl.LazyFrame, Schema]:
@@ -63,18 +111,29 @@ def _scan(path: Path) -> tuple[pl.LazyFrame, Schema]:
             frame = pl.scan_parquet(path)
             columns = frame.collect_schema().names()
         else:
-            columns = pl.read_csv(path, n_rows=0, infer_schema=False).columns
+            with _open(path) as file:
+                columns = pl.read_csv(io.BytesIO(file.readline()), infer_schema=False).columns
             frame = None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a flow table: {' '.join(str(error).split())[:160]}") from error
-    names = {name.strip().removeprefix("\ufeff"): name for name in columns}
-    schema = netflow_schema(list(names), str(path))
+    schema = netflow_schema([_clean(name) for name in columns], str(path))
+    given, select = _csv_columns(columns, schema)
+    return (pl.scan_csv(path, schema=given) if frame is None else frame).select(select), schema
+
+
+def _csv_columns(columns: list[str], schema: Schema) -> tuple[dict[str, Any], list[pl.Expr]]:
+    """The type of each column of a file, and the columns wanted, by their names without blanks."""
+    import polars as pl
+
+    names = {_clean(name): name for name in columns}
     kinds = _kinds(schema)
     wanted = {name: kind for name, kind in kinds.items() if name in names} | ({DATASET: pl.String} if DATASET in names else {})
-    if frame is None:
-        frame = pl.scan_csv(path, schema={name: kinds.get(name.strip().removeprefix("\ufeff"), pl.String) for name in columns})
-    frame = frame.select([pl.col(names[name]).cast(kind).alias(name) for name, kind in wanted.items()])
-    return frame, schema
+    given = {name: kinds.get(_clean(name), pl.String) for name in columns}
+    return given, [pl.col(names[name]).cast(kind).alias(name) for name, kind in wanted.items()]
+
+
+def _clean(name: str) -> str:
+    return name.strip().removeprefix("\ufeff")
 
 
 def _kinds(schema: Schema) -> dict[str, Any]:
