@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,10 +19,11 @@ from edge_ids.alerts import EveWriter, MetricsServer
 from edge_ids.can.frames import Frames
 from edge_ids.can.generate import generate
 from edge_ids.can.inject import Attack, inject
-from edge_ids.can.service import Service
+from edge_ids.can.service import Service, open_bus
 from edge_ids.can.writers import messages, write_frames
 from edge_ids.cli import app
 from edge_shared.cli import run
+from edge_shared.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +234,31 @@ def test_inspect_convert_label_and_generate(folder: Path, tmp_path: Path, capsys
     capsys.readouterr()
     assert run(app, ["can", "inspect", str(tmp_path / "l.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["labels"]["attack"] == made["attack_frames"]
+
+
+def test_generated_traffic_is_known_by_what_lies_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A candump log has no room for the word; the generator's result.json has, and a copy elsewhere is a log like any other."""
+    assert run(app, ["can", "generate", "--out", str(tmp_path / "made"), "--seconds", "5"]) == 0
+    (tmp_path / "copy.log").write_bytes((tmp_path / "made" / "synthetic.log").read_bytes())
+    capsys.readouterr()
+    for path, synthetic in ((tmp_path / "made" / "synthetic.log", True), (tmp_path / "copy.log", False)):
+        assert run(app, ["can", "train", "--data", str(path), "--out", str(tmp_path / path.stem), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["data"]["synthetic"] is synthetic
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EAFNOSUPPORT, "modprobe"), (errno.ENODEV, "ip link add dev vcan7"), (errno.ENETDOWN, "ip link set vcan7 up")],
+)
+def test_a_can_interface_that_is_not_there_says_what_to_do(monkeypatch: pytest.MonkeyPatch, number: int, advice: str) -> None:
+    import can
+
+    def fail(**_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(can, "Bus", fail)
+    with pytest.raises(InputError, match=f"socketcan channel vcan7: .*{advice}"):
+        open_bus("vcan7", "socketcan")
 
 
 @pytest.mark.parametrize(
