@@ -249,7 +249,7 @@ def main() -> None:
         "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
-        "stream-memory": lambda: memory((2, 10, 30, 60), document.get("stream_memory", [])),
+        "stream-memory": lambda: memory((2, 10, 40), document.get("stream_memory", [])),
     }
     document = read_json(OUT) if OUT.is_file() else {}
     document |= {

@@ -72,7 +72,7 @@ class Predictor:
         self.monotone = monotone
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Predicted accuracy, (n, columns) to (n,) float64."""
+        """Predicted accuracy in [0, 1], (n, columns) to (n,) float64."""
         result = np.empty(len(rows))
         # Blocks of one size: a network's prediction does not depend on which others are asked for with it.
         for start in range(0, len(rows), 4096):
@@ -83,7 +83,7 @@ class Predictor:
                 convex = x.shape[1] // 2 if self.monotone else x.shape[1]
                 x = np.hstack([np.maximum(x[:, :convex], 0), np.minimum(x[:, convex:], 0)])
             result[start : start + len(part)] = (x @ self.weights["3.weight"].T)[:, 0] + self.base
-        return np.round(result, 6)
+        return np.clip(np.round(result, 6), 0, 1)
 
     def save(self, folder: Path, quality: Quality | None = None) -> None:
         """Write ``predictor.safetensors`` and ``predictor.json``."""

@@ -420,7 +420,9 @@ class _Session:
             example, labels = next(iter(self.data.loader("train", self.example.shape[0])))
             keeps = plan_keeps(self.model, example, labels, compress=config.compress, max_error=config.max_error, head=self.head)
             forms = [keep.form for keep in keeps.values()]
-            self.say(f"selected channels are kept on low-rank bases in {forms.count('low-rank')} layers, in 8 bits in {forms.count('int8')}")
+            self.say(
+                f"selected channels are kept on low-rank bases in {forms.count('low-rank')} layers, in 8 bits in {forms.count('int8')}"
+            )
         prepared = SelectiveModel(
             self.model, self.example, head=self.head, biases=count, smooth_bits=config.smooth_bits, keep_bits=config.keep_bits, keeps=keeps
         )
