@@ -9,10 +9,16 @@ import torch
 import torchvision
 from edge_shared import architectures
 from edge_shared.memory import measure
+from ondevice_train.compression._codec import CompressedLayer
+from ondevice_train.compression.asi import ASI
+from ondevice_train.compression.asi_paper import ASIPaper
 from ondevice_train.compression.bench import evaluation_norms
+from ondevice_train.compression.hosvd import HOSVD
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.predict import predict
 from ondevice_train.compression.prepare import prepare, restore
+from ondevice_train.compression.svd import SVD
+from ondevice_train.selection.torch_only import traced
 from torch import nn
 
 METHODS = {
@@ -175,7 +181,22 @@ def test_our_gradient_filter_keeps_the_published_memory():
     assert {patch: size / MIB for patch, size in total.items()} == {2: 10.0, 7: 0.625}
 
 
-def test_transformer_memories_of_the_notes():
-    assert 12 * 128 * 50 * (768 + 3072) * 4 / MIB == 1125
-    stages = zip((96, 192, 384, 768), (2, 2, 6, 2), (56, 28, 14, 7), strict=True)
-    assert sum(n * 128 * side * side * 5 * width * 4 for width, n, side in stages) / MIB == 3491.25
+@pytest.mark.parametrize(("name", "published"), [("vit_b_32", 1125.0), ("swin_t", 3491.25)])
+def test_memories_of_transformers(name, published):
+    """Inputs of the linear layers of the MLPs at batch 128, from the traced network."""
+    total = sum(layer.in_items for layer in traced(name, 224).weighted() if "mlp" in layer.module)
+    assert 128 * total * 4 / MIB == published
+
+
+def test_a_layer_keeps_its_core_and_its_factors():
+    """Measured: 4 (ΠK + Σ d K) bytes, the papers' formula; ours leaves out the factor of a mode at full rank."""
+    x, shape, ranks = torch.randn(6, 8, 9, 7), (6, 8, 9, 7), (3, 5, 2, 4)
+    published = 4 * (prod(ranks) + sum(d * k for d, k in zip(shape, ranks, strict=True)))
+    for codec in (HOSVD(ranks=ranks), ASIPaper(ranks), ASI(ranks)):
+        layer = CompressedLayer(nn.Conv2d(8, 4, 3), codec)
+        assert measure.saved_bytes(lambda layer=layer: layer(x), [*layer.parameters(), x]).bytes == published
+    whole_batch = CompressedLayer(nn.Conv2d(8, 4, 3), ASI((6, *ranks[1:])))
+    expected = 4 * (2 * prod(ranks) + sum(d * k for d, k in zip(shape[1:], ranks[1:], strict=True)))
+    assert measure.saved_bytes(lambda: whole_batch(x), [*whole_batch.parameters(), x]).bytes == expected
+    rank = CompressedLayer(nn.Conv2d(8, 4, 3), SVD(rank=2))
+    assert measure.saved_bytes(lambda: rank(x), [*rank.parameters(), x]).bytes == 4 * 2 * (6 + 8 * 9 * 7)

@@ -67,6 +67,15 @@ def test_costs_of_hand_made_layers():
     assert (depthwise.neuron_weights, depthwise.neuron_activations, depthwise.shared_activations) == (9, 36, 0)
 
 
+def test_total_of_bert_in_the_papers():
+    """Check 1: 12 layers of q, k, v, o and two MLP layers on 128 tokens, the pooler on one; this published total holds the biases."""
+    block = [("linear", (1, 128, 768), (1, 128, 768), (), 1)] * 4
+    block += [("linear", (1, 128, 768), (1, 128, 3072), (), 1), ("linear", (1, 128, 3072), (1, 128, 768), (), 1)]
+    layers = selectable(network_of(*(block * 12), ("linear", (1, 1, 768), (1, 1, 768), (), 1)))
+    model = CostModel(layers)
+    assert model.total(range(len(model.per_channel))) + sum(layer.outputs for layer in layers) == 96_225_792
+
+
 NETWORK = architectures.network("mcunet-in1", resolution=128)
 LAYERS = selectable(NETWORK, exclude=["classifier"])
 TOTAL = 1309808

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from edge_shared import architectures
@@ -11,9 +12,12 @@ from edge_shared.memory import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondevice_train.ops.selective import Selective
+from ondevice_train.selection.importance import Ranking
 from ondevice_train.selection.install import SelectiveModel
 from ondevice_train.selection.layers import Selection
 from ondevice_train.selection.scheme import read_scheme, scheme_memory
+from ondevice_train.selection.selector import Setting
+from ondevice_train.selection.table import selector_class
 from torch import nn
 from torch.nn import functional as F
 
@@ -40,6 +44,7 @@ def full_gradient_slice(module, selective):
 @pytest.mark.parametrize("unit", ["input", "output"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_conv_gradients_equal_dense_autograd(geometry, unit, dtype):
+    """Check 5."""
     torch.manual_seed(0)
     inside, outside, kernel, stride, padding, dilation, groups = geometry
     dense = nn.Conv2d(inside, outside, kernel, stride, padding, dilation, groups).to(dtype)
@@ -64,6 +69,7 @@ def test_conv_gradients_equal_dense_autograd(geometry, unit, dtype):
 @pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (2, 3, 4, 6)])
 @pytest.mark.parametrize("unit", ["input", "output"])
 def test_linear_gradients_equal_dense_autograd(shape, unit):
+    """Check 5."""
     torch.manual_seed(0)
     dense = nn.Linear(6, 5).double()
     selective = Selective(copy.deepcopy(dense))
@@ -119,14 +125,18 @@ def test_saves_a_copy_of_the_selected_channels_only():
 
 
 def test_backward_stops_below_the_shallowest_updated_layer():
+    """Check 7: layers before it have no graph, and no bytes; it keeps its one channel, those after it nothing."""
     layers = [Selective(nn.Conv2d(4, 4, 3, padding=1, bias=False)) for _ in range(4)]
     layers[2].select([1])
     x = torch.randn(2, 4, 5, 5)
-    outputs = []
+    outputs, kept = [], []
     for layer in layers:
+        given = x
+        kept.append(measure.saved_bytes(lambda layer=layer, given=given: layer(given), [*layer.parameters(), *layer.buffers()]).bytes)
         x = layer(x)
         outputs.append(x)
     assert [output.grad_fn is not None for output in outputs] == [False, False, True, True]
+    assert kept == [0, 0, 4 * 2 * 25, 0]
 
 
 def test_torch_keeps_the_input_of_a_frozen_convolution():
@@ -137,6 +147,15 @@ def test_torch_keeps_the_input_of_a_frozen_convolution():
     assert measure.saved_bytes(lambda: conv(x * 1), conv.parameters()).bytes >= 4 * x.numel()
     frozen = Selective(nn.Conv2d(4, 4, 3, padding=1))
     assert measure.saved_bytes(lambda: frozen(x * 1), frozen.parameters()).bytes == 0
+
+
+def test_an_output_neuron_needs_the_whole_input():
+    """Why input channels are the unit of TraDy and MeDyate; a depthwise layer keeps its own channel only."""
+    x = torch.randn(2, 6, 5, 5)
+    for groups, expected in ((1, x.numel()), (6, 2 * 25)):
+        layer = Selective(nn.Conv2d(6, 6, 3, padding=1, groups=groups))
+        layer.select([3], "output")
+        assert measure.saved_bytes(lambda layer=layer: layer(x * 1), [*layer.parameters(), *layer.buffers()]).bytes == 4 * expected
 
 
 def small_model():
@@ -256,6 +275,45 @@ def test_state_dict_is_that_of_the_plain_model():
 def test_bad_channels_are_refused(channels):
     with pytest.raises(ValueError, match="increase"):
         Selective(nn.Conv2d(6, 4, 1)).select(channels)
+
+
+@pytest.mark.parametrize("name", ["full-random", "trady", "medyate", "last-k"])
+def test_a_budget_is_never_exceeded_by_measurement(name):
+    """Check 13 on the process: 250 random pairs of seed and budget for each of four methods, three epochs each now and then."""
+    model = architectures.mobile.module(architectures.mobile.MobileConfig.parse(TINY)).eval()
+    x = torch.randn(2, 3, 16, 16)
+    prepared = SelectiveModel(model, x)
+    generator = np.random.default_rng(0)
+    norms = {layer.name: generator.lognormal(size=layer.inputs) for layer in prepared.layers}
+    scores = Ranking.of(norms, prepared.layers)
+    for seed in range(250):
+        slots = seed % 3
+        costs = prepared.costs("bytes", "input", slots)
+        amount = int(generator.integers(costs.smallest(), 1.1 * costs.total(range(len(costs.per_channel)))))
+        selector = selector_class(name)(Setting(costs, amount, seed, scores))
+        selection = selector.start(None)
+        for epoch in range(3 if seed % 25 == 0 else 1):
+            prepared.apply(selection)
+            held = prepared.training_bytes()
+            assert held["saved"] == prepared.predict().total
+            assert held["total"] + slots * held["gradients"] <= amount
+            selection = selector.after_epoch(epoch, Norms({k: norms[k][list(v)] for k, v in selection.channels.items()}), selection)
+
+
+class Norms:
+    """Gradient norms of the selected channels, by hand."""
+
+    def __init__(self, norms):
+        self.norms = norms
+
+    def channel_norms(self):
+        return self.norms
+
+
+TINY = {
+    "resolution": 16, "stem": {"out": 8, "stride": 2}, "classes": 4,
+    "blocks": [{"kernel": 3, "expand": 2, "out": 8, "stride": 1}, {"kernel": 3, "expand": 2, "out": 8, "stride": 2}],
+}  # fmt: skip
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2]), st.data())

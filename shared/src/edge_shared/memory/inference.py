@@ -63,8 +63,9 @@ def peak(
         network: what runs.
         model: A to E, see the module's table.
         bits: width of every element; the tensors' own size if omitted (32 for traced float networks).
-        compat: ``moofa-paper`` leaves the skip tensor out of the projection, as the MOOFA paper's code does (model A only).
-            It promises less memory than a run needs: for comparison, never for a budget.
+        compat: ``moofa-paper`` counts as the MOOFA paper's code does (model A only): the skip tensor is left out of the projection,
+            and a depthwise convolution that reads it counts it twice (blocks without an expansion). It can promise less memory
+            than a run needs: for comparison, never for a budget.
         patches: model E's grid, patches x patches.
         patch_blocks: model E runs this many blocks patch by patch, the stem being the first; 5 (MCUNetV2) or as many as there are.
             A block ends where one tensor alone is alive.
@@ -119,7 +120,8 @@ def pooled(network: Network) -> set[str]:
     """Tensors behind a global pooling: the head, and the gates of squeeze-and-excite."""
     result: set[str] = set()
     for layer in network.layers:
-        is_pool = layer.kind == "pool" and prod(layer.out_shape[2:]) == 1 and prod(layer.in_shape[2:]) > 1
+        # A pooling without a kernel is global even where a single position is left to pool.
+        is_pool = layer.kind == "pool" and prod(layer.out_shape[2:]) == 1 and (prod(layer.in_shape[2:]) > 1 or not layer.kernel)
         if is_pool or (layer.inputs and all(name in result for name in layer.inputs)):
             result.add(layer.output)
     return result
@@ -140,9 +142,9 @@ def _needs(network: Network, model: str, compat: str | None) -> list[tuple[Layer
     live = _live(network)
     if model == "D":
         return [(layer, live[layer.name]) for layer in network.layers]
-    head = pooled(network)
+    head, spans = pooled(network), lifetimes(network)
     needs = []
-    for layer in network.layers:
+    for index, layer in enumerate(network.layers):
         own = sum(network.tensors[name].items for name in {network.storage(name) for name in (*layer.inputs, layer.output)})
         kept = live[layer.name] - own
         if model in ("C", "E"):
@@ -160,6 +162,8 @@ def _needs(network: Network, model: str, compat: str | None) -> list[tuple[Layer
                 own += layer.weights
                 if compat == "moofa-paper" and not layer.is_depthwise:
                     kept = 0
+                elif compat == "moofa-paper" and spans[network.storage(layer.inputs[0])][1] > index:
+                    kept += layer.in_items
             needs.append((layer, own + kept))
     return needs
 
