@@ -52,7 +52,10 @@ def main() -> None:
             }  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
                 files = [Path(folder) / f"{which}.onnx" for which in ("dense", "merged")]
-                row["onnx_max_abs_error"] = [export_onnx(m, x, f) for m, f in zip((dense, result.model), files, strict=True)]
+                pairs = list(zip((dense, result.model), files, strict=True))
+                row["onnx_max_abs_error"] = [export_onnx(m, x, f) for m, f in pairs]
+                with torch.no_grad():
+                    row["largest_logit"] = [float(m(x).abs().max()) for m, _ in pairs]
                 row["onnxruntime"] = asdict(compare_onnx(files[0], files[1], x, 100))
             rows.append(row)
             print(side, policy, row["merges"], row["onnxruntime"]["ratio"], row["torch"]["ratio"], flush=True)

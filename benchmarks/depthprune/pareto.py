@@ -58,7 +58,7 @@ class Study:
 
 STUDIES = {
     "digits": Study("digits", None, 3, 14, 4),
-    "fashion-mnist": Study(str(DATA / "fashion-mnist"), 1500, 2, 10, 4),
+    "fashion-mnist": Study(str(DATA / "fashion-mnist"), 1500, 3, 10, 4),
 }
 
 

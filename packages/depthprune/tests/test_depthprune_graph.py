@@ -10,8 +10,10 @@ import torch
 from depthprune.capture import capture, sites
 from depthprune.entropy import count
 from depthprune.merging import count_layers, merge
+from depthprune.methods import METHODS, make
 from depthprune.models import Residual
 from depthprune.padding import mergeable_sites, move_to_front
+from depthprune.pruner import DepthPruner
 from depthprune.surgery import remove
 from edge_shared.errors import InputError
 from torch import nn
@@ -410,11 +412,8 @@ def test_unmergeable_activations_say_why() -> None:
     assert "not from one layer" in reasons["blocks.3.relu3"]
 
 
-@pytest.mark.parametrize(
-    ("name", "activations", "removable"),
-    [("resnet18", 17, 8), ("mobilenet_v2", 35, 35), ("vgg16_bn", 15, 10), ("swin_t", 12, 12), ("vit_tiny_patch16_224", 12, 12)],
-)
-def test_models_of_the_papers(name, activations, removable) -> None:
+def model_of_the_papers(name: str) -> nn.Module:
+    """A network by name for inputs of 32 x 32 pixels and five classes, with random weights."""
     import timm
     import torchvision
 
@@ -425,6 +424,15 @@ def test_models_of_the_papers(name, activations, removable) -> None:
         net.classifier = nn.Sequential(
             nn.Linear(512 * 49, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 5)
         ).eval()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "activations", "removable"),
+    [("resnet18", 17, 8), ("mobilenet_v2", 35, 35), ("vgg16_bn", 15, 10), ("swin_t", 12, 12), ("vit_tiny_patch16_224", 12, 12)],
+)
+def test_models_of_the_papers(name, activations, removable) -> None:
+    net = model_of_the_papers(name)
     x = torch.randn(2, 3, 32, 32)
     gm = capture(net, x)
     assert torch.equal(gm(x), net(x))
@@ -452,3 +460,28 @@ def test_whole_networks_merge_to_the_same_logits(name) -> None:
     assert relative(result.model(x), gm(x)) < 1e-4
     wanted = {"resnet18": 0, "mobilenet_v2": 14, "vgg16_bn": 1, "swin_t": 12, "vit_tiny_patch16_224": 12}[name]
     assert len(result.certificates) >= wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg16_bn", "swin_t", "vit_tiny_patch16_224", "bert-like"])
+def test_every_method_shortens_every_model_of_the_papers(name, method) -> None:
+    """Score, choose, apply, merge: on networks with norms, with ReLU6, with GELU and layer norms, on images and on text."""
+    text = name == "bert-like"
+    net = Encoder(pre=False).eval() if text else model_of_the_papers(name)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 50, (8, 12), generator=generator) if text else torch.randn(8, 3, 32, 32, generator=generator)
+    data = [(x, torch.arange(8) % (2 if text else 5))]
+    options = {"zeta": 1.0} if method in ("egp", "nepenthe") else {}  # one round that empties, one that removes
+    loop = DepthPruner(
+        net, x[:2], make(method, tolerance=1.0, **options), calibration=data, held_out=data, evaluate=lambda model: 1.0,
+        finetune=lambda *arguments: None, per_round=2, max_rounds=2,
+    )  # fmt: skip
+    outcome = loop.run()
+    assert outcome.removals
+    assert {removal.site for removal in outcome.removals} <= {name for name, reason in loop.blocked.items() if reason is None}
+    with torch.no_grad():
+        expected = outcome.model(x)
+        result = merge(outcome.model, x[:2], policy="macs", calibration=x, front_padded=outcome.front_padded)
+        assert torch.isfinite(expected).all()
+        assert relative(result.model(x), expected) < 1e-4

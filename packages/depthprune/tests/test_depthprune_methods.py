@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from depthprune.capture import capture, sites
+from depthprune.merging import merge
 from depthprune.methods import METHODS, State, make, masks
 from depthprune.methods.affine import unexplained
 from depthprune.methods.budget import relevance, shares, whole
@@ -253,6 +254,59 @@ def test_tlc_removed_channels_stay_removed_in_fine_tuning(state) -> None:
     assert bool((out[:, keep == 0] == 0).all())
     assert float(z[:, keep == 0].abs().max()) > 0
     assert torch.equal(out[:, keep == 1], z[:, keep == 1])  # ON neurons are linear
+
+
+def test_tlc_removed_rows_of_a_linear_layer_do_not_leave_their_bias() -> None:
+    """In the published code a masked row keeps its bias, which the identity then lets through."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([3.0, -3.0, 3.0, -3.0]))
+    x, y = torch.randn(50, 3), torch.zeros(50, dtype=torch.long)
+    state = State(capture(net, x), [(x, y)], [(x, y)])
+    method = Tlc()
+    method.score(state)
+    method.apply(state, ["1"])
+    out = state.model.get_submodule("1")(state.model.get_submodule("0")(x)).detach()
+    assert torch.equal(out[:, 1::2], torch.zeros(50, 2))
+    assert torch.equal(out[:, ::2], net[0](x)[:, ::2])
+
+
+def test_tlc_takes_a_saturated_relu6_for_the_constant_six() -> None:
+    """The published code takes it for linear, which lets everything above 6 through."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        net[0].weight.mul_(0.1)
+        net[0].bias.copy_(torch.tensor([9.0, 3.0, -3.0, 9.0]))
+    x, y = torch.randn(50, 3), torch.zeros(50, dtype=torch.long)
+    state = State(capture(net, x), [(x, y)], [(x, y)])
+    expected = net(x)
+    method = Tlc()
+    assert method.score(state)["1"] == pytest.approx(0.0, abs=1e-6)
+    method.apply(state, ["1"])
+    torch.testing.assert_close(state.model(x), expected)
+    result = merge(state.model, x)
+    assert len(result.certificates) == 1
+    torch.testing.assert_close(result.model(x), expected)
+    with pytest.raises(InputError, match="only where the factor is 0"):
+        remove(capture(net, x), "1", "sign", torch.ones(4), torch.full((4,), 6.0))
+
+
+def test_tlc_pays_for_the_bend_of_a_gelu_in_its_trial() -> None:
+    """The published code treats a GELU as a ReLU; so must a straight piece, but the ranking sees what it costs."""
+    scores = {}
+    for kind in (nn.ReLU, nn.GELU):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), kind(), nn.Linear(4, 2)).eval()
+        with torch.no_grad():
+            net[0].weight.mul_(0.02)
+            net[0].bias.fill_(0.75)  # always ON, where the GELU is farthest from a line through 0
+            net[2].weight.copy_(torch.tensor([[1.0] * 4, [-1.0] * 4]))
+        x, y = torch.randn(50, 3), torch.ones(50, dtype=torch.long)
+        scores[kind] = Tlc().score(State(capture(net, x), [(x, y)], [(x, y)]))["1"]
+    assert scores[nn.ReLU] == pytest.approx(0.0, abs=1e-6)
+    assert scores[nn.GELU] > 0.1
 
 
 def test_tlc_beta_of_exactly_zero_is_off_and_masked_everywhere(state) -> None:

@@ -9,6 +9,8 @@ import sys
 import pytest
 from edge_shared.architectures import network
 from edge_shared.cli import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ondevice_train.cli import app
 from ondevice_train.selection.scheme import PUBLISHED, read_scheme, scheme_memory
 
@@ -41,6 +43,66 @@ CONV_PARAMS = {
     "mobilenet_v2": 2189760, "resnet18": 11166912, "resnet50": 23454912, "mcunet-in0": 543176, "mcunet-in1": 463216,
     "mcunet-in2": 552904, "mcunet-in3": 561032, "mcunet-in4": 1390232,
 }  # fmt: skip
+
+
+# notes §3.1: C_in, hidden, C_out, kernel and stride of each block, the classifier's inputs
+TABLES = {
+    "mbv2-w0.35": (
+        "16 16 8 3 1;8 48 8 3 2;8 48 8 3 1;8 48 16 3 2;16 96 16 3 1;16 96 16 3 1;16 96 24 3 2;24 144 24 3 1;24 144 24 3 1;24 144 24 3 1;"
+        "24 144 32 3 1;32 192 32 3 1;32 192 32 3 1;32 192 56 3 2;56 336 56 3 1;56 336 56 3 1;56 336 112 3 1", 112,
+    ),
+    "mcunet-5fps": (
+        "16 16 8 3 1;8 32 16 3 2;16 48 16 3 1;16 48 24 7 2;24 120 24 3 1;24 120 40 3 2;40 160 40 7 1;40 160 48 5 1;48 144 48 3 1;"
+        "48 192 48 3 1;48 240 96 7 2;96 384 96 5 1;96 384 96 5 1;96 576 160 3 1", 160,
+    ),
+    "proxyless-w0.3": (
+        "16 16 8 3 1;8 24 16 5 2;16 48 16 3 1;16 48 16 7 2;16 48 16 3 1;16 48 16 5 1;16 48 16 5 1;16 96 24 7 2;24 72 24 5 1;24 72 24 5 1;"
+        "24 72 24 5 1;24 144 32 5 1;32 96 32 5 1;32 96 32 5 1;32 96 32 5 1;32 192 64 7 2;64 384 64 7 1;64 192 64 7 1;64 192 64 7 1;"
+        "64 384 96 7 1", 96,
+    ),
+}  # fmt: skip
+
+
+def by_hand(arch, size, biases, ratios):
+    """Weights, activations, biases, mask bits, kB (mcunetv3) and MACs, from the printed table and a loop over its convolutions."""
+    blocks, classifier = TABLES[arch]
+    side = (size + 1) // 2
+    convs = [(3, 16, 9, 16, size, side)]  # inputs, outputs, weights per input channel and output, outputs per input, sides
+    for index, row in enumerate(blocks.split(";")):
+        inside, hidden, outside, kernel, stride = map(int, row.split())
+        after = (side - 1) // stride + 1
+        convs += [(inside, hidden, 1, hidden, side, side)] if index else []
+        convs += [(hidden, hidden, kernel**2, 1, side, after), (hidden, outside, 1, outside, after, after)]
+        side = after
+    weights = activations = macs = 0
+    for index, ratio in ratios.items():
+        inside, _, taps, reads, before, after = convs[index]
+        count = int(inside * ratio)
+        weights += count * taps * reads
+        activations += count * before**2
+        macs += count * taps * reads * after**2
+    tail = convs[len(convs) - biases :]
+    bias, mask = sum(conv[1] for conv in tail), sum(conv[1] * conv[5] ** 2 for conv in tail)
+    return weights, activations, bias, mask, (weights + 4 * bias + activations + mask / 8 + classifier) / 1024, macs
+
+
+@settings(max_examples=120, deadline=None)
+@given(arch=st.sampled_from(list(TABLES)), size=st.sampled_from([64, 96, 112, 128, 144, 160, 176, 224]), data=st.data())
+def test_any_scheme_is_what_the_printed_tables_say(arch, size, data):
+    count = {"mbv2-w0.35": 51, "mcunet-5fps": 42, "proxyless-w0.3": 60}[arch]
+    biases = data.draw(st.integers(0, count))
+    if data.draw(st.booleans()) and biases:
+        scheme, ratios = {"last_convs": biases}, dict.fromkeys(range(count - biases, count), 1.0)
+    else:
+        chosen = data.draw(st.sets(st.integers(count - biases, count - 1), max_size=9)) if biases else set()
+        ratios = {index: data.draw(st.sampled_from([0, 0.125, 0.25, 0.3, 0.5, 0.9, 1])) for index in sorted(chosen)}
+        scheme = {"n_bias": biases, "convs": list(ratios), "ratios": list(ratios.values())}
+    weights, activations, bias, mask, kilobytes, macs = by_hand(arch, size, biases, ratios)
+    for accounting, total in (("units", 4 * (weights + activations)), ("params", 4 * weights), ("mcunetv3", 1024 * kilobytes)):
+        got = scheme_memory(arch, scheme, input_size=size, accounting=accounting)
+        assert (got.selected_weights, got.selected_activations, got.units) == (weights, activations, weights + activations)
+        assert (got.bias_params, got.mask_bits, got.weight_gradient_macs) == (bias, mask, macs)
+        assert got.total_bytes == pytest.approx(total, abs=1e-9)
 
 
 def command(capsys, *arguments):

@@ -57,7 +57,7 @@ def remove(gm: fx.GraphModule, site: str, how: How = "identity", a: Tensor | Non
     Args:
         gm: captured graph, changed in place.
         site: name of the call site.
-        how: `identity`; `sign` (multiply by a in {0, 1}: OFF neurons become exactly 0); `affine` (a*z + c).
+        how: `identity`; `sign` (multiply by a in {0, 1}: OFF neurons become exactly 0, or the constant c); `affine` (a*z + c).
         a: (C,) factors; ones if not given.
         c: (C,) constants; zeros if not given.
 
@@ -74,8 +74,8 @@ def remove(gm: fx.GraphModule, site: str, how: How = "identity", a: Tensor | Non
         c = torch.zeros(found.channels) if c is None else c.float()
         if a.shape != (found.channels,) or c.shape != (found.channels,):
             raise InputError(f"{site} has {found.channels} neurons, the replacement {tuple(a.shape)}: masks of another model?")
-        if how == "sign" and not bool(((a == 0) | (a == 1)).all() and (c == 0).all()):
-            raise InputError(f"{site}: a sign replacement has factors 0 and 1 and no constant")
+        if how == "sign" and not bool(((a == 0) | (a == 1)).all() and (c[a == 1] == 0).all()):
+            raise InputError(f"{site}: a sign replacement has factors 0 and 1, and a constant only where the factor is 0")
         module = ChannelAffine(a, c, found.channel_axis, len(found.shape))
     path = target(gm, site)
     module.train(gm.training)

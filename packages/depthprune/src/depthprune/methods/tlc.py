@@ -10,7 +10,8 @@ from edge_shared.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthprune.capture import evaluating, module_of
+from depthprune.capture import Site, evaluating, module_of
+from depthprune.entropy import UPPER
 from depthprune.methods.moments import measure, normal_cdf
 from depthprune.methods.protocol import Method, State, lowest
 from depthprune.surgery import remove
@@ -20,6 +21,8 @@ from depthprune.surgery import remove
 class Tlc(Method):
     """Treat each neuron by the sign of its mean (ON: linear, OFF: removed), rank layers by the loss of removing them alone.
 
+    A ReLU6 has a third piece: a neuron whose mean is 6 or more becomes the constant 6. What is not made of straight pieces (GELU, SiLU)
+    is taken for a ReLU all the same, as in the paper; what that costs is in the trial loss that ranks it.
     The mean is the batch norm's beta where a batch norm directly feeds the activation, else measured on the
     calibration batches (so an activation behind a skip addition never uses the branch's beta). Trials run on copies
     over all `held_out` batches. Where trials lower the loss, the longest prefix of the ranking that still does not raise it
@@ -30,14 +33,17 @@ class Tlc(Method):
 
     def score(self, state: State) -> dict[str, float]:
         """Loss with the layer removed alone minus loss now, in nats per image."""
-        self._keep = {site: (mean > 0).float() for site, (mean, _) in neuron_statistics(state).items()}
+        means = {site: mean for site, (mean, _) in neuron_statistics(state).items()}
+        pieces = {site.name: piece_of(site, means[site.name]) for site in state.open_sites()}
+        self._keep = {site: factor for site, (factor, _) in pieces.items()}
+        self._constant = {site: constant for site, (_, constant) in pieces.items()}
         self._loss = mean_loss(state.model, state)
         return {site: self._trial(state, [site]) - self._loss for site in self._keep}
 
     def _trial(self, state: State, chosen: list[str]) -> float:
         model = copy.deepcopy(state.model)
         for site in chosen:
-            remove(model, site, "sign", self._keep[site])
+            remove(model, site, "sign", self._keep[site], self._constant[site])
         return mean_loss(model, state)
 
     def choose(self, state: State, scores: dict[str, float], count: int) -> list[str]:
@@ -53,9 +59,18 @@ class Tlc(Method):
         return ranking[:best]
 
     def apply(self, state: State, chosen: list[str]) -> None:
-        """OFF neurons become 0 for good (a fixed mask behind norm and bias), ON neurons linear."""
+        """OFF neurons become 0 for good (a fixed mask behind norm and bias), saturated ones 6, ON neurons linear."""
         for site in chosen:
-            state.remove(site, "sign", self._keep[site])
+            state.remove(site, "sign", self._keep[site], self._constant[site])
+
+
+def piece_of(site: Site, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """The straight piece of its activation that each neuron mostly lies on: factor and constant, (C,), float32."""
+    factor, constant = (mean > 0).float(), torch.zeros(len(mean), device=mean.device)
+    if site.kind == "relu6":
+        saturated = mean >= UPPER["relu6"]
+        factor[saturated], constant[saturated] = 0.0, UPPER["relu6"]
+    return factor, constant
 
 
 def error_likelihood(mean: Tensor, std: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ ORDER = np.array([TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, CHECKSUM, CROSS, 
 ONE_BIT = 16
 ENSEMBLE_CAP = 24 * ONE_BIT
 TINY_CAP = 12 * ONE_BIT
-ALIEN_BITS = 16  # no benign trace at hand ever showed more than 13 unseen bits at once, however short the training
-ALIEN_BYTE = 8  # nor more than 6 in one byte; 7 count too once the profile is mature
+ALIEN_BITS = 16  # unseen bits at once, sign extensions apart, that are no value the vehicle moves on to, however short the training
+ALIEN_BYTE = 8  # likewise in one byte; 7 count too once the profile is mature
+SIGN_STEP = 127  # a number that passes zero by more is none: a byte forged to FF or 00 is a step of 256
 HINT = 16  # shift of a detector's bit in the mask of a frame when it may raise anomalies only
 BINS = 256  # interval bins, 8 per octave of microseconds
 UNKNOWN_SLOTS = 1024
@@ -290,6 +291,41 @@ def field_of(payload: int, shift: int, kind: int) -> int:
 
 
 @compiled
+def sign_extensions(payload: int, previous: int, fresh: int, moved: int) -> int:
+    """Mask of the payload bytes that only say that a signed number beside them has changed its sign: two's complement fills them
+    with ones below zero.
+
+    Such a byte turns 00 or FF with seven or more fresh bits, and together with a neighbour that moved in training it is a
+    16-bit number, of either byte order, that steps by at most `SIGN_STEP`; or the neighbour is such a byte itself (32 bits).
+
+    Args:
+        payload, previous: of this frame and the one before it.
+        fresh: bits at a value never seen before.
+        moved: bits seen at both values in training.
+    """
+    signs = 0
+    for order in (1, -1):  # the low byte lies below (big endian), or above
+        low_is_sign = False
+        for i in range(8):
+            b = i if order == 1 else 7 - i
+            low = b - order
+            high = (payload >> (8 * b)) & 0xFF
+            is_sign = False
+            if 0 <= low < 8 and popcount((fresh >> (8 * b)) & 0xFF) >= ALIEN_BYTE - 1 and (high == 0 or high == 0xFF):
+                if low_is_sign:
+                    is_sign = (payload >> (8 * low)) & 0xFF == high
+                elif (moved >> (8 * low)) & 0xFF:
+                    now = high << 8 | (payload >> (8 * low)) & 0xFF
+                    before = ((previous >> (8 * b)) & 0xFF) << 8 | (previous >> (8 * low)) & 0xFF
+                    step = (now - before) & 0xFFFF
+                    is_sign = min(step, 0x10000 - step) <= SIGN_STEP
+            if is_sign:
+                signs |= 0xFF << (8 * b)
+            low_is_sign = is_sign
+    return signs
+
+
+@compiled
 def mix(payload: int, previous: int) -> int:
     """Thirty-one bits that stand for a pair of payloads; a hash, the same in C."""
     h = 0
@@ -520,11 +556,16 @@ def step(
                 s.novel_K[k] = 0
             s.novel_time_K[k] = time
             fresh = unseen & ~s.novel_K[k]
-            if popcount(fresh) >= ALIEN_BITS:
+            signs = 0
+            if s.has_payload_K[k] and popcount(fresh) >= ALIEN_BYTE - 1:
+                signs = sign_extensions(payload, s.payload_K[k], fresh, m.ones_K[k] & m.zeros_K[k])
+            if popcount(fresh & ~signs) >= ALIEN_BITS:
                 e_format = max(e_format, 3 * m.length_evidence_K[k])
             s.novel_K[k] |= unseen
             for b in range(8):
                 new = popcount((fresh >> (8 * b)) & 0xFF)
+                if (signs >> (8 * b)) & 0xFF:
+                    new = 1  # all of them are the one bit that says the sign
                 if new > 0:
                     e_bits += (1 + new // 3) * m.byte_evidence_K[k]
                 if new >= ALIEN_BYTE - mature:

@@ -215,7 +215,8 @@ def _fields(k: int, p: Array, length_N: Array, median: int) -> list[tuple[int, i
             shift = 56 - 8 * byte if kind == 1 else 48 - 8 * byte
             value = _values(p, shift, kind)
             span = int(value.max() - value.min())
-            if len(np.unique(value)) < 16 or (kind != 1 and span < 256):
+            # Where the high byte stands still the low one tells as much.
+            if len(np.unique(value)) < 16 or (kind != 1 and value.min() >> 8 == value.max() >> 8):
                 continue
             step = np.abs(np.diff(value))
             # Counters, checksums and the low byte of a word wrap around; a signal does not.
@@ -250,7 +251,7 @@ def _line(
     steps = _step(mine) + abs(slope) * _step(theirs)  # the phase of the two IDs drifts: now one sees a step first, now the other
     tolerance = 2 * int(np.quantile(residual, 0.999)) + 2 + int(steps)
     span = int(mine.max() - mine.min())
-    if 4 * tolerance > span:
+    if 2 * tolerance > span:
         return None
     row = [shift, kind, partner, partner_shift, partner_kind, slope_fixed, round(intercept), tolerance]
     return (

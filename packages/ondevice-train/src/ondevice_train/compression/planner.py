@@ -95,7 +95,7 @@ def plan(
         raise InputError(f"epsilon is {epsilon}; an explained variance lies in (0, 1]")
     if not 0 < ratio <= 1:
         raise InputError(f"ratio is {ratio}; it is the share of rows and columns kept, in (0, 1]")
-    limit = None if budget is None else parse_bytes(budget)
+    limit = None if budget is None else _bytes(budget)
     found = layers_of(model, example)
     names = _chosen([name for name, *_ in found], found, last, layers, head)
     trained = None if last is None and layers is None else trained_modules(model, names)
@@ -120,6 +120,13 @@ def plan(
             for choice in choices
         )
     return _finished(model, example, replace(base, layers=choices))
+
+
+def _bytes(budget: str | int) -> int:
+    try:
+        return parse_bytes(budget)
+    except InputError as error:
+        raise InputError(f"budget: {error}") from error
 
 
 def _chosen(

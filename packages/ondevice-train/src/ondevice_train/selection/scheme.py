@@ -117,7 +117,10 @@ def scheme_memory(
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1")
     network = _network(architecture, input_size)
-    parsed = Scheme.parse(scheme, network)
+    try:
+        parsed = Scheme.parse(scheme, network)
+    except InputError as error:
+        raise InputError(f"--scheme: {error}") from error
     memory = cost(network, parsed, "units" if accounting == "bytes" else accounting)
     convs = network.convs()
     macs = sum(kept_channels(convs[i], ratio) * channel_macs(convs[i], network.input_shape[0]) for i, ratio in parsed.ratios.items())
