@@ -73,15 +73,14 @@ def speed() -> list[str]:
     found = record("speed")
     lines = [
         "### Speed (synthetic flows)", "",
-        "Rows replicated from NF-BoT-IoT-v2 ([JSON](../../benchmarks/results/edge-ids-flow-speed.json), `python benchmarks/edge-ids/flow_speed.py`). Other programs kept the machine busy, so figures are per second",
-        "of CPU time; wall times and the load average are in the JSON.", "",
+        "Rows replicated from NF-BoT-IoT-v2, two cores with nothing else to do ([JSON](../../benchmarks/results/edge-ids-flow-speed.json), `python benchmarks/edge-ids/flow_speed.py`).", "",
     ]  # fmt: skip
     if "against_official" in found:
         lines += ["GraphIDS, UNSW-v2 settings, batch 32,768, our training loop against the official one (branch PyG, its own `train_encoder` and `test`), in turns on the same flows and machine;",
                   "malloc as it is, and told to keep large blocks (both codes alike). In bfloat16, the default on a CPU that computes in it, and in float32:", "",
-                  "| threads, malloc | training, flows per CPU second: official / float32 / bfloat16 | ratio | inference: official / ours | ratio |", "|---|---|---|---|---|"]  # fmt: skip
+                  "| threads, malloc | training, flows/s: official / float32 / bfloat16 | ratio | inference, flows/s: official / ours | ratio |", "|---|---|---|---|---|"]  # fmt: skip
         for cell in found["against_official"]["ratios"]:
-            train, score = cell["training_flows_per_cpu_second"], cell["inference_flows_per_cpu_second"]
+            train, score = cell["training_flows_per_second"], cell["inference_flows_per_second"]
             lines.append(f"| {cell['threads']}, {cell['malloc']} | {train['official']:,.0f} / {train['float32']:,.0f} / {train['bfloat16']:,.0f} | {train['ratio']:.1f} | {score['official']:,.0f} / {score['bfloat16']:,.0f} | {score['ratio']:.0f} |".replace("nan", "-"))  # fmt: skip
         runs = found["against_official"]["runs"]
         peaks = {
@@ -91,16 +90,16 @@ def speed() -> list[str]:
         lines += ["", "Peak memory: " + ", ".join(f"{which} {peak / 1e9:.2f} GB" for which, peak in peaks.items()) + ".", ""]
     one = next(run for run in found["models"] if run["threads"] == 1)
     lines += [
-        "All models, one thread, flows per CPU second:",
+        "All models, one thread, flows/s:",
         "",
         "| | training | inference | inference, all host pairs differ |",
         "|---|---|---|---|",
     ]
     for name, row in one["rows"].items():
-        figures = [row[key]["flows_per_cpu_second"] for key in ("training", "inference", "inference_all_pairs_differ")]
+        figures = [row[key]["flows_per_second"] for key in ("training", "inference", "inference_all_pairs_differ")]
         lines.append(f"| {name} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
     read = found["ingest"]
-    lines += ["", "Reading NetFlow, flows per CPU second: " + ", ".join(f"{kind} {row['flows_per_cpu_second']:,.0f}" for kind, row in read.items()) + ".", ""]  # fmt: skip
+    lines += ["", "Reading NetFlow, flows/s: " + ", ".join(f"{kind} {row['flows_per_second']:,.0f}" for kind, row in read.items()) + ".", ""]  # fmt: skip
     if "stream_memory" in found:
         lines += ["Memory does not grow with the file: peak of anonymous memory of `flow run`, and of `flow train --sample 20000`, beside what the whole table would take:", "",
                   "| flows | table | " + " | ".join(dict.fromkeys(row["command"] for row in found["stream_memory"])) + " |",
@@ -110,7 +109,7 @@ def speed() -> list[str]:
             lines.append(f"| {flows:,} | {cells[0]['table_bytes'] / 1e6:,.0f} MB | " + " | ".join(f"{row['peak_anonymous_bytes'] / 1e6:,.0f} MB" for row in cells) + " |")  # fmt: skip
         lines.append("")
     whole = found["whole_training"]
-    lines += ["`flow train` with its controls and report on as many flows as the larger set has, under the same load: "
+    lines += ["`flow train` with its controls and report on as many flows as the larger set has, while other programs kept both cores busy: "
               + ", ".join(f"{row['model']} {row['wall_seconds']:.0f} s" for row in whole) + " of wall time.", ""]  # fmt: skip
     return lines
 

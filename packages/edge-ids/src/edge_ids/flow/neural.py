@@ -19,6 +19,7 @@ from edge_ids.flow.graph import SampledMeans
 from edge_ids.flow.graphids import GraphIDS, attention_mask
 from edge_ids.flow.presets import NeuralConfig
 from edge_ids.flow.processes import Processes
+from edge_ids.flow.replicas import Piece, Replicas
 from edge_ids.flow.simpleae import SimpleAE
 from edge_ids.flow.table import Array
 
@@ -172,6 +173,9 @@ def train(
     """
     precision = kernels.resolve(precision)
     processes = Processes.connect()
+    # Dropout draws from one source of random numbers, which threads would race for.
+    pieces = len(_pieces(min(config.batch, len(x_EF)), config.window)) // processes.size
+    threads = 1 if config.dropout else max(1, min(torch.get_num_threads(), pieces))
     hosts = int(max(src_E.max(), dst_E.max())) + 1
     means = SampledMeans(x_EF, dst_E, hosts, config.fanout)
     x, src, dst = torch.from_numpy(x_EF), torch.from_numpy(src_E.astype(np.int64)), torch.from_numpy(dst_E.astype(np.int64))
@@ -195,8 +199,8 @@ def train(
         if best["quality"] is not None and epoch - 1 - best["epoch"] >= config.patience:
             break
         began = time.perf_counter()
-        with kernels.reduced(model, precision):
-            losses.append(_epoch(model, optimiser, x, src, dst, means, config, numbers, masks, processes))
+        with Replicas.open(model, threads, precision) as replicas:
+            losses.append(_epoch(replicas, optimiser, x, src, dst, means, config, numbers, masks, processes))
         seconds += time.perf_counter() - began
         quality = validate()
         validation.append(quality)
@@ -212,11 +216,49 @@ def train(
     return Training(len(losses), best["epoch"], best["quality"], seconds, speed, losses, validation, precision)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """A batch's embeddings (E, D) without their graph, the loss's gradient by them, features (E, F), attention mask, and seed of dropout.
+
+    The autoencoder runs in pieces on leaves; their gradient then goes through the graph encoder once. The sum is the same.
+    """
+
+    z: Tensor
+    grad: Tensor
+    x: Tensor | None
+    bias: Tensor | None
+    key: int | None
+
+    def backward(self, model: FlowModel, piece: Piece) -> float:
+        """Forward and backward of the windows of `piece`; returns their part of the mean loss."""
+        start, stop, length = piece
+        if self.key is not None:
+            torch.manual_seed(self.key + 1 + start)
+        leaf = self.z[start:stop].unflatten(0, (-1, length)).requires_grad_()
+        target = None if self.x is None else self.x[start:stop].unflatten(0, (-1, length))
+        bias = self.bias if self.bias is None or len(self.bias) == length else self.bias[:length, :length]
+        loss = model.errors(leaf, target, bias).sum() / len(self.z)
+        loss.backward()
+        assert leaf.grad is not None
+        self.grad[start:stop] = leaf.grad.flatten(0, 1)
+        return loss.item()
+
+
+def _pieces(flows: int, window: int) -> list[Piece]:
+    """Whole windows, `TRAIN_CHUNK` flows at once; what is left is a shorter one."""
+    whole = flows // window * window
+    step = max(1, TRAIN_CHUNK // window) * window
+    pieces = [(start, min(start + step, whole), window) for start in range(0, whole, step)]
+    return pieces + [(whole, flows, flows - whole)] * (whole < flows)
+
+
 def _epoch(
-    model: FlowModel, optimiser: torch.optim.Optimizer, x: Tensor, src: Tensor, dst: Tensor, means: SampledMeans, config: NeuralConfig,
+    replicas: Replicas, optimiser: torch.optim.Optimizer, x: Tensor, src: Tensor, dst: Tensor, means: SampledMeans, config: NeuralConfig,
     numbers: np.random.Generator, masks: torch.Generator, processes: Processes,
 ) -> float:  # fmt: skip
-    model.train()
+    model = replicas.models[0]
+    for each in replicas.models:
+        each.train()
     order = torch.from_numpy(numbers.permutation(len(x)))
     total = 0.0
     for rows in order.split(config.batch):
@@ -226,28 +268,10 @@ def _epoch(
         key = int(numbers.integers(1 << 48))
         torch.manual_seed(key)
         z_ED = model.embed(torch.from_numpy(means.draw(numbers)), src[rows], dst[rows], x_EF)
-        # The autoencoder runs in chunks on leaves; their gradient then goes through the graph encoder once. The sum is the same.
-        grad_ED = torch.zeros_like(z_ED)
         bias = attention_mask(min(config.window, len(rows)), config.mask, masks) if model.windowed and config.mask else None
-        whole = len(rows) // config.window * config.window
-        step = max(1, TRAIN_CHUNK // config.window) * config.window
-        pieces = [(start, min(start + step, whole), config.window) for start in range(0, whole, step)]
-        if whole < len(rows):
-            pieces.append((whole, len(rows), len(rows) - whole))
-        loss = 0.0
-        cut = bias
-        for start, stop, length in pieces[processes.rank :: processes.size]:
-            torch.manual_seed(key + 1 + start)
-            if bias is not None and length < len(bias):
-                cut = bias[:length, :length]
-            leaf = z_ED.detach()[start:stop].unflatten(0, (-1, length)).requires_grad_()
-            target = None if x_EF is None else x_EF[start:stop].unflatten(0, (-1, length))
-            part = model.errors(leaf, target, cut).sum() / len(rows)
-            part.backward()
-            assert leaf.grad is not None
-            grad_ED[start:stop] = leaf.grad.flatten(0, 1)
-            loss += part.item()
-        z_ED.backward(grad_ED)
+        batch = _Batch(z_ED.detach(), torch.zeros_like(z_ED), x_EF, bias, key if config.dropout else None)
+        loss = replicas.backward(_pieces(len(rows), config.window)[processes.rank :: processes.size], batch.backward)
+        z_ED.backward(batch.grad)
         loss = processes.add_up(model.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
