@@ -47,7 +47,12 @@ def attacked(frames: Frames) -> Frames:
         flood.time_us[-1] + np.arange(500) * 700, rng.choice([0x110, 0x280, 0x7FF], 500), rng.integers(0, 256, (500, 8), dtype=np.uint8),
         rng.integers(0, 9, 500), flags=rng.choice([0, 1, 2], 500),
     )  # fmt: skip
-    return concat([flood, odd, frames.take(slice(0, 5000))])
+    words = (0x10000 + 60 * np.sin(np.arange(3000) / 40)).astype(np.int64)  # around zero, in both byte orders, and around 0x1000
+    sines = np.stack([words >> 8, words, words, words >> 8, words + 0x1000 >> 8, words, words * 0 + 3, words * 0 + 9], axis=1).astype(
+        np.uint8
+    )
+    signed = make_frames(odd.time_us[-1] + 90_000_000 + np.arange(3000) * 10_000, np.full(3000, 0x410), sines, 5 + np.arange(3000) // 1000)
+    return concat([flood, odd, signed, frames.take(slice(0, 5000))])
 
 
 @pytest.fixture(scope="module", params=[30, 310], ids=["short training", "mature"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from edge_ids.can import engine
 from edge_ids.can.detector import StreamingDetector
-from edge_ids.can.frames import Frames
+from edge_ids.can.frames import Frames, concat, make_frames
 from edge_ids.can.generate import Message, Signal, default_vehicle, generate, like
 from edge_ids.can.inject import Attack, inject
-from edge_ids.can.profile import REST_HOURS, Profile, _fit_stuck, _rest_limit, key_name, train
+from edge_ids.can.profile import REST_HOURS, Profile, _fit_stuck, _rest_limit, fit, key_name, train
 from edge_ids.can.relations import _matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +37,86 @@ def test_a_number_that_steps_by_one_moves_two_bits_at_most(value: int, shift: in
     signed = np.array([before ^ after], np.uint64).view(np.int64)[0]
     assert 1 <= engine.distance(signed) <= 2
     assert engine.popcount(signed) == (value ^ (value + 1)).bit_count()
+
+
+def signed64(payload: int) -> int:
+    return int(np.array([payload & (2**64 - 1)], np.uint64).view(np.int64)[0])
+
+
+@given(
+    before=st.integers(0, 0xFFFF), step=st.integers(-engine.CARRY_STEP, engine.CARRY_STEP), byte=st.integers(0, 6), little=st.booleans(),
+    rest=st.integers(0, 2**64 - 1),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_small_steps_of_a_word_are_carries_wherever_it_lies(before: int, step: int, byte: int, little: bool, rest: int) -> None:
+    now = (before + step) & 0xFFFF
+    order = "little" if little else "big"
+    packed = [
+        int.from_bytes((data := rest.to_bytes(8, "big"))[:byte] + word.to_bytes(2, order) + data[byte + 2 :], "big")
+        for word in (before, now)
+    ]
+    found = engine.carries(signed64(packed[1]), signed64(packed[0]), 8) & (2**64 - 1)
+    both = 0xFFFF << (48 - 8 * byte)
+    # FF throughout is an attacker's payload as well as a value that is not available.
+    assert found == (both if before >> 8 != now >> 8 and packed[1] != 2**64 - 1 else 0)
+
+
+@given(payload=st.integers(0, 2**64 - 1), byte=st.integers(0, 7), drift=st.lists(st.integers(-100, 100), min_size=8, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_a_byte_forged_to_ff_is_no_carry(payload: int, byte: int, drift: list[int]) -> None:
+    """Whatever the others do, without carries of their own: its number steps by 128 and more."""
+    old = payload.to_bytes(8, "big")
+    new = bytes([min(max(value + step, 0), 254) for value, step in zip(old, drift, strict=True)])
+    new = new[:byte] + b"\xff" + new[byte + 1 :]
+    forged = new[byte] - old[byte]
+    if forged < 16:
+        return  # it was nearly there
+    found = engine.carries(signed64(int.from_bytes(new, "big")), signed64(int.from_bytes(old, "big")), 8)
+    neighbours = [n for n in (byte - 1, byte + 1) if 0 <= n < 8 and new[n] != old[n]]
+    if not neighbours:
+        assert found >> (56 - 8 * byte) & 0xFF == 0
+
+
+def traffic_of(words_NW: np.ndarray, period_us: int = 10_000) -> Frames:
+    """One ID of four 16-bit words among constant others."""
+    n = len(words_NW)
+    data = words_NW.astype(">u2").view(np.uint8).reshape(n, 8)
+    other = make_frames(np.arange(n) * period_us + 4_000, np.full(n, 0x200), np.tile(np.arange(8, dtype=np.uint8), (n, 1)))
+    own = make_frames(np.arange(n) * period_us, np.full(n, 0x100), data)
+    return concat([own, other]).sorted()
+
+
+def test_a_number_that_first_passes_zero_or_a_round_value_after_training_is_no_alert() -> None:
+    """A yaw rate that was positive for 20 s, a value that rested at 0x1000, minus one beside a constant zero."""
+    n = 3000
+    rate = np.round(40 + 39 * np.sin(np.arange(n) / 90)).astype(np.int64)
+    rate[2000:] -= 45  # passes zero in small steps
+    words = np.stack([rate & 0xFFFF, np.full(n, 0x1000), np.zeros(n, np.int64), np.full(n, 0x8000)], axis=1)
+    words[2100::7, 1] = 0x0FFF
+    words[2200::5, 2] = 0xFFFF
+    words[2300:, 3] = 0x7FFD
+    frames = traffic_of(words)
+    first, later = split(frames, 19)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    forged = later.data.copy()
+    hit = (later.id == 0x100) & (later.time_us < 19_900_000)  # before the benign numbers have shown those bits
+    forged[hit, 2:6] = 0xE7
+    assert any("format" in alert for alert in alerts(profile, replace(later, data=forged)))
+    forged = later.data.copy()
+    forged[hit] = 0xFF
+    assert any("format" in alert for alert in alerts(profile, replace(later, data=forged)))
+
+
+def test_a_counter_in_the_high_nibble_counts_by_one() -> None:
+    """The low nibble is 0, so the byte steps by 16: it is the nibble that counts, and no bits of a checksum beside it."""
+    n = 400
+    data = np.zeros((n, 8), np.uint8)
+    data[:, 6] = (np.arange(n) % 16) << 4
+    data[:, 7] = (np.arange(n) % 16) * 0x1D ^ 0x4D
+    frames = make_frames(np.arange(n) * 20_000, np.full(n, 0x14B), data)
+    profile = fit(frames, ("can0",))
+    assert profile.model.counter_KC3[0, 0].tolist() == [12, 4, 1]
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))

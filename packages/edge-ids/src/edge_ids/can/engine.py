@@ -36,9 +36,9 @@ ORDER = np.array([TIMING, FORMAT, BITS, JUMP, COUNTER, FROZEN, CHECKSUM, CROSS, 
 ONE_BIT = 16
 ENSEMBLE_CAP = 24 * ONE_BIT
 TINY_CAP = 12 * ONE_BIT
-ALIEN_BITS = 16  # unseen bits at once, sign extensions apart, that are no value the vehicle moves on to, however short the training
+ALIEN_BITS = 16  # unseen bits at once, carries apart, that no value the vehicle moves on to makes, however short the training
 ALIEN_BYTE = 8  # likewise in one byte; 7 count too once the profile is mature
-SIGN_STEP = 127  # a number that passes zero by more is none: a byte forged to FF or 00 is a step of 256
+CARRY_STEP = 127  # a byte forged to FF or 00 makes its number step by 128 and more
 HINT = 16  # shift of a detector's bit in the mask of a frame when it may raise anomalies only
 BINS = 256  # interval bins, 8 per octave of microseconds
 UNKNOWN_SLOTS = 1024
@@ -291,38 +291,36 @@ def field_of(payload: int, shift: int, kind: int) -> int:
 
 
 @compiled
-def sign_extensions(payload: int, previous: int, fresh: int, moved: int) -> int:
-    """Mask of the payload bytes that only say that a signed number beside them has changed its sign: two's complement fills them
-    with ones below zero.
+def carries(payload: int, previous: int, length: int) -> int:
+    """Mask of the payload bytes that changed only because a number stepped past a power of two, or past zero.
 
-    Such a byte turns 00 or FF with seven or more fresh bits, and together with a neighbour that moved in training it is a
-    16-bit number, of either byte order, that steps by at most `SIGN_STEP`; or the neighbour is such a byte itself (32 bits).
+    Two neighbours are one number, of either byte order, if the high one changed and together they step by at most `CARRY_STEP`:
+    0FFF to 1000, 00 0A to FF FA. Numbers of 12 bits that share their high byte with a nibble that stays count too. A payload of FF
+    alone is no number.
 
     Args:
         payload, previous: of this frame and the one before it.
-        fresh: bits at a value never seen before.
-        moved: bits seen at both values in training.
+        length: bytes.
     """
-    signs = 0
+    found = 0
+    present = -1 if length >= 8 else -1 << (64 - 8 * length) if length > 0 else 0
+    if payload & present == present:
+        return found
     for order in (1, -1):  # the low byte lies below (big endian), or above
-        low_is_sign = False
-        for i in range(8):
-            b = i if order == 1 else 7 - i
+        for b in range(8):
             low = b - order
-            high = (payload >> (8 * b)) & 0xFF
-            is_sign = False
-            if 0 <= low < 8 and popcount((fresh >> (8 * b)) & 0xFF) >= ALIEN_BYTE - 1 and (high == 0 or high == 0xFF):
-                if low_is_sign:
-                    is_sign = (payload >> (8 * low)) & 0xFF == high
-                elif (moved >> (8 * low)) & 0xFF:
-                    now = high << 8 | (payload >> (8 * low)) & 0xFF
-                    before = ((previous >> (8 * b)) & 0xFF) << 8 | (previous >> (8 * low)) & 0xFF
-                    step = (now - before) & 0xFFFF
-                    is_sign = min(step, 0x10000 - step) <= SIGN_STEP
-            if is_sign:
-                signs |= 0xFF << (8 * b)
-            low_is_sign = is_sign
-    return signs
+            if low < 0 or low > 7 or min(b, low) < 8 - length:
+                continue
+            high, before = (payload >> (8 * b)) & 0xFF, (previous >> (8 * b)) & 0xFF
+            if high == before:
+                continue
+            step = (high - before) << 8
+            step += ((payload >> (8 * low)) & 0xFF) - ((previous >> (8 * low)) & 0xFF)
+            span = 0x1000 if high >> 4 == before >> 4 else 0x10000
+            step &= span - 1
+            if min(step, span - step) <= CARRY_STEP:
+                found |= 0xFF << (8 * b) | 0xFF << (8 * low)
+    return found
 
 
 @compiled
@@ -556,16 +554,16 @@ def step(
                 s.novel_K[k] = 0
             s.novel_time_K[k] = time
             fresh = unseen & ~s.novel_K[k]
-            signs = 0
+            carried = 0
             if s.has_payload_K[k] and popcount(fresh) >= ALIEN_BYTE - 1:
-                signs = sign_extensions(payload, s.payload_K[k], fresh, m.ones_K[k] & m.zeros_K[k])
-            if popcount(fresh & ~signs) >= ALIEN_BITS:
+                carried = carries(payload, s.payload_K[k], length)
+            if popcount(fresh & ~carried) >= ALIEN_BITS:
                 e_format = max(e_format, 3 * m.length_evidence_K[k])
             s.novel_K[k] |= unseen
             for b in range(8):
                 new = popcount((fresh >> (8 * b)) & 0xFF)
-                if (signs >> (8 * b)) & 0xFF:
-                    new = 1  # all of them are the one bit that says the sign
+                if (carried >> (8 * b)) & 0xFF:
+                    new = min(new, 1)  # a small step, whatever it does to the bits
                 if new > 0:
                     e_bits += (1 + new // 3) * m.byte_evidence_K[k]
                 if new >= ALIEN_BYTE - mature:

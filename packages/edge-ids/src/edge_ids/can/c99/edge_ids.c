@@ -15,7 +15,7 @@ const char *const edge_ids_detectors[EDGE_IDS_COLUMNS] = {"timing", "format", "p
 #define ALIEN_BITS 16
 #define SHORT_LAG 16
 #define ALIEN_BYTE 8
-#define SIGN_STEP 127
+#define CARRY_STEP 127
 #define BUCKET_US 100000
 #define COOL_DOWN_US 2000000
 #define HOLD_US 2000000
@@ -246,29 +246,23 @@ static void timing(edge_ids_state *s, int k, int64_t time, int64_t mature, int64
     if (s->backlog[k] >= model_backlog[k] && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
 }
 
-/* Bytes that only say that a signed number beside them has changed its sign, see engine.sign_extensions. */
-static uint64_t sign_extensions(uint64_t payload, uint64_t previous, uint64_t fresh, uint64_t moved) {
-    uint64_t signs = 0;
+/* Bytes that changed only because a number stepped past a power of two, see engine.carries. */
+static uint64_t carries(uint64_t payload, uint64_t previous, int length) {
+    const uint64_t present = length >= 8 ? ~(uint64_t)0 : length > 0 ? ~(uint64_t)0 << (64 - 8 * length) : 0;
+    uint64_t found = 0;
+    if ((payload & present) == present) return found;
     for (int order = 1; order >= -1; order -= 2) {
-        int low_is_sign = 0;
-        for (int i = 0; i < 8; i++) {
-            const int b = order == 1 ? i : 7 - i, low = b - order, high = byte_of(payload, 8 * b);
-            int is_sign = 0;
-            if (low >= 0 && low < 8 && popcount((fresh >> (8 * b)) & 0xFF) >= ALIEN_BYTE - 1 && (high == 0 || high == 0xFF)) {
-                if (low_is_sign) {
-                    is_sign = byte_of(payload, 8 * low) == high;
-                } else if (byte_of(moved, 8 * low) != 0) {
-                    const int now = high << 8 | byte_of(payload, 8 * low);
-                    const int before = byte_of(previous, 8 * b) << 8 | byte_of(previous, 8 * low);
-                    const int step = (now - before) & 0xFFFF;
-                    is_sign = step <= SIGN_STEP || 0x10000 - step <= SIGN_STEP;
-                }
-            }
-            if (is_sign) signs |= (uint64_t)0xFF << (8 * b);
-            low_is_sign = is_sign;
+        for (int b = 0; b < 8; b++) {
+            const int low = b - order, lowest = b < low ? b : low;
+            if (low < 0 || low > 7 || lowest < 8 - length) continue;
+            const int high = byte_of(payload, 8 * b), before = byte_of(previous, 8 * b);
+            if (high == before) continue;
+            const int span = high >> 4 == before >> 4 ? 0x1000 : 0x10000;
+            const int step = ((high - before) * 256 + byte_of(payload, 8 * low) - byte_of(previous, 8 * low)) & (span - 1);
+            if (step <= CARRY_STEP || span - step <= CARRY_STEP) found |= (uint64_t)0xFF << (8 * b) | (uint64_t)0xFF << (8 * low);
         }
     }
-    return signs;
+    return found;
 }
 
 static void novelty(edge_ids_state *s, int k, int64_t time, int length, uint64_t payload, int64_t mature, int64_t *evidence,
@@ -279,13 +273,13 @@ static void novelty(edge_ids_state *s, int k, int64_t time, int length, uint64_t
     if (s->novel_time[k] != EDGE_IDS_NEVER && time - s->novel_time[k] > FORGET_US) s->novel[k] = 0;
     s->novel_time[k] = time;
     const uint64_t fresh = unseen & ~s->novel[k];
-    uint64_t signs = 0;
-    if (s->has_payload[k] && popcount(fresh) >= ALIEN_BYTE - 1)
-        signs = sign_extensions(payload, s->payload[k], fresh, model_ones[k] & model_zeros[k]);
-    if (popcount(fresh & ~signs) >= ALIEN_BITS) evidence[FORMAT] = max64(evidence[FORMAT], 3 * (int64_t)model_length_evidence[k]);
+    uint64_t carried = 0;
+    if (s->has_payload[k] && popcount(fresh) >= ALIEN_BYTE - 1) carried = carries(payload, s->payload[k], length);
+    if (popcount(fresh & ~carried) >= ALIEN_BITS) evidence[FORMAT] = max64(evidence[FORMAT], 3 * (int64_t)model_length_evidence[k]);
     s->novel[k] |= unseen;
     for (int b = 0; b < 8; b++) {
-        const int count = byte_of(signs, 8 * b) != 0 ? 1 : popcount((fresh >> (8 * b)) & 0xFF);
+        int count = popcount((fresh >> (8 * b)) & 0xFF);
+        if (count > 1 && byte_of(carried, 8 * b) != 0) count = 1;
         if (count > 0) evidence[BITS] += (1 + count / 3) * (int64_t)model_byte_evidence[k];
         if (count >= ALIEN_BYTE - mature) evidence[FORMAT] = max64(evidence[FORMAT], 4 * (int64_t)model_length_evidence[k]);
     }
