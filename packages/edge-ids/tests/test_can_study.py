@@ -16,6 +16,9 @@ from edge_ids.can.metrics import Evaluation, average_precision, binary_metrics
 from edge_ids.can.models.classical import lccde_decision, smote
 from edge_ids.can.models.features import block_starts, id_bits, id_windows
 from edge_ids.can.road import Labeller, Rule, attack_class, matches, read_metadata
+from edge_ids.can.writers import write_frames
+from edge_ids.cli import app
+from edge_shared.cli import run as command_line
 from edge_shared.errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -328,3 +331,25 @@ def test_dcnn_learns_generated_attacks() -> None:
     model = make("dcnn", epochs=3).fit(x, y, 2)
     losses = [epoch["train_loss"] for epoch in model.history.epochs]  # type: ignore[attr-defined]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("model", ["random-forest", pytest.param("dcnn", marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_compare_command_trains_the_models_under_both_protocols(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if model == "dcnn":
+        pytest.importorskip("torch")
+    for number in range(2):
+        frames = generate(4, seed=30 + number, name=f"c{number}")[0]
+        frames = inject(frames, Attack("fabrication", 0.5, 1.5), seed=number).frames
+        frames = inject(frames, Attack("fuzzing", 2, 3.5), seed=number).frames
+        write_frames(frames, tmp_path / "captures" / f"c{number}.parquet")
+    command = ["can", "compare", "--data", str(tmp_path / "captures"), "--protocol", "both", "--multiclass", "--epochs", "1", "--json"]
+    assert command_line(app, [*command, "--models", model, "--smote", "400", "--residual", "--out", str(tmp_path / "out")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(row["model"], row["protocol"]) for row in document["results"]] == [(model, "time"), (model, "paper")]
+    for row in document["results"]:
+        assert set(row["metrics"]["f1_by_class"]) == {"benign", "fabrication", "fuzzing"}
+        assert ("false_alarms_per_hour" in row["metrics"]) == (row["protocol"] == "time")
+    assert document["synthetic"] is True
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == document
+    assert command_line(app, [*command, "--models", "forest"]) == 2
+    assert "random-forest" in capsys.readouterr().err

@@ -346,6 +346,7 @@ def compare(
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Of the deep models; by default the paper's (LSTM 10, DCNN 30).", min=1)
     ] = None,
+    residual: Annotated[bool, typer.Option("--residual", help="Give the DCNN true residual blocks; the paper's code has none.")] = False,
     format: Format = None,
     metadata: Metadata = None,
     seed: Seed = 0,
@@ -365,7 +366,7 @@ def compare(
     frames = frames.sorted()
     run_folder = open_run(out, None, {"data": str(data), "models": models}) if out is not None else None
     names = [name.strip() for name in models.split(",") if name.strip()]
-    results = run_all(frames, names, protocols, seed=seed, binary=not multiclass, smote=smote, epochs=epochs)
+    results = run_all(frames, names, protocols, seed=seed, binary=not multiclass, smote=smote, epochs=epochs, residual=residual)
     document = plain({"data": str(data), "synthetic": frames.synthetic, "frames": len(frames), "seed": seed, "results": results})
     document["malformed"] = sum(malformed.values())
     if run_folder is not None:

@@ -109,6 +109,7 @@ def run(
     binary: bool = True,
     smote: int = 0,
     epochs: int | None = None,
+    residual: bool = False,
     **options: Any,
 ) -> Result:
     """Train and test one model.
@@ -121,6 +122,8 @@ def run(
         binary: attack or not, instead of classes.
         smote: raise attack classes of the training part to so many rows (frame models only); 0 for none.
         epochs: of deep models.
+        residual: the DCNN with true residual blocks, which the study's code does not have.
+        options: further settings of the model.
 
     Raises:
         InputError: if frames are unlabelled or a part lacks a class.
@@ -148,6 +151,8 @@ def run(
         from edge_ids.can.models.classical import smote as oversample
 
         x_train, y_train = oversample(x_train, y_train, smote, seed)
+    if name == "dcnn":
+        options["residual"] = residual
     begin = time.monotonic()
     model = make(name, seed=seed, epochs=epochs, **options).fit(x_train, y_train, classes)
     train_seconds = time.monotonic() - begin
