@@ -117,6 +117,25 @@ def test_a_counter_in_the_high_nibble_counts_by_one() -> None:
     frames = make_frames(np.arange(n) * 20_000, np.full(n, 0x14B), data)
     profile = fit(frames, ("can0",))
     assert profile.model.counter_KC3[0, 0].tolist() == [12, 4, 1]
+    data[:, 6] = (np.arange(n) % 2) << 1
+    data[:, 7] = 0
+    assert not fit(make_frames(np.arange(n) * 20_000, np.full(n, 0x14B), data), ("can0",)).model.counter_KC3.any(), "a bit that toggles"
+
+
+def test_a_new_rhythm_with_frames_left_out_is_a_mode() -> None:
+    """Trace 48: an ID of 100 ms goes on at 20 and 40 ms; forged frames right after each legitimate one are found all the same."""
+    rng = np.random.default_rng(4)
+    slow = np.full(150, 100_000)
+    fast = rng.choice([20_000, 40_000], 300) + rng.integers(-400, 400, 300)
+    time_us = np.cumsum(np.concatenate([slow, fast]))
+    other = np.arange(0, time_us[-1], 10_000)
+    own = make_frames(time_us, np.full(len(time_us), 0x300), np.zeros((len(time_us), 8), np.uint8))
+    frames = concat([own, make_frames(other, np.full(len(other), 0x100), np.zeros((len(other), 8), np.uint8))]).sorted()
+    first, later = split(frames, 13)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    forged = inject(first, Attack("fabrication", 3, 8, 0x300), seed=1).frames
+    assert any(alert.startswith("0x300 timing") for alert in alerts(profile, forged))
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))

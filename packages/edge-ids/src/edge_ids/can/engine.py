@@ -537,7 +537,7 @@ def step(
         if mature:
             even = median >= 50_000 and 8 * abs(interval - previous) <= interval
         else:
-            even = 2 * abs(interval - previous) <= max(interval, previous)
+            even = 8 * abs(interval - previous) <= 5 * max(interval, previous)  # one in two left out counts as even
         even = even and 3 * interval <= median
         s.interval_K[k] = interval
         if s.backlog_K[k] >= m.backlog_K[k] and not even:

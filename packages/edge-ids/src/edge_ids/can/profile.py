@@ -431,8 +431,8 @@ def _fit_counters(tables: dict[str, Array], k: int, p: Array, same: Array, lengt
             counts = np.bincount(steps, minlength=span + 1)
             step = int(counts.argmax())
             breaks = len(steps) - int(counts[step])
-            # A step that leaves the low half alone is that of a narrower counter in the high half.
-            if step == 0 or breaks > 0.01 * len(steps) or (width > 2 and step % (1 << width // 2) == 0):
+            # A step that leaves the low half alone is that of a narrower counter in the high half, or a single bit that toggles.
+            if step % (1 << width // 2) == 0 or breaks > 0.01 * len(steps):
                 continue
             found.append((breaks, shift, width, step))
             taken |= span << shift

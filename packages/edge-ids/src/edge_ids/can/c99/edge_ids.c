@@ -241,7 +241,7 @@ static void timing(edge_ids_state *s, int k, int64_t time, int64_t mature, int64
     }
     const int64_t previous = s->interval[k], unlike = abs64(interval - previous);
     const int even = 3 * interval <= median &&
-                     (mature ? median >= 50000 && 8 * unlike <= interval : 2 * unlike <= max64(interval, previous));
+                     (mature ? median >= 50000 && 8 * unlike <= interval : 8 * unlike <= 5 * max64(interval, previous));
     s->interval[k] = interval;
     if (s->backlog[k] >= model_backlog[k] && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
 }
