@@ -213,6 +213,18 @@ def test_a_mode_that_a_short_training_missed_is_no_forgery(period: int, fast: in
     assert any(alert.startswith("0x321") for alert in alerts(profile, forged))
 
 
+def test_forged_frames_halfway_between_those_of_a_fast_id_are_found_after_a_short_training() -> None:
+    """An ID of 10 ms has no faster mode to go to, so an even rhythm does not excuse it."""
+    n = 3000
+    rows = make_frames(np.arange(n) * 10_000, np.full(n, 0x110), np.zeros((n, 8), np.uint8))
+    first, later = split(rows, 15)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    forged = later.take(slice(300, 700))
+    both = concat([later, replace(forged, time_us=forged.time_us + 5_000)]).sorted()
+    assert alerts(profile, both) == ["0x110 timing"]
+
+
 def test_jitter_of_a_fifth_of_the_period_is_no_flood() -> None:
     vehicle = (*default_vehicle()[:4], Message(0x345, 20_000, 3_000, 8, (Signal("noise", 0, 1, 9, 100),)))
     first, later = split(generate(330, vehicle, seed=3)[0], 30)

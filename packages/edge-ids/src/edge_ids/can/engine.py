@@ -50,6 +50,7 @@ POLYNOMIALS = (0x07, 0x1D, 0x2F, 0x31, 0x9B)  # CRC-8: SMBus, SAE J1850, AUTOSAR
 BUCKET_US = 100_000
 COOL_DOWN_US = 2_000_000
 HOLD_US = 2_000_000
+FAST_US = 15_000  # IDs with a shorter period have no faster mode, however short the training
 NEW_CAPTURE_US = 60_000_000
 FORGET_US = 60_000_000
 NEVER = -(1 << 62)
@@ -531,13 +532,14 @@ def step(
         in_time = int(regular(interval, median))
         s.backlog_K[k] = backlog_after(s.backlog_K[k], interval, median)
         # An ID that falls into an even rhythm at a third of its period or less has changed its mode; forged frames between
-        # the legitimate ones cannot keep one. A short training may have missed such modes: there it counts for fast IDs and
-        # for a rough rhythm too.
+        # the legitimate ones cannot keep one. A short training may have missed such modes: there a rough rhythm counts, and
+        # all but the fastest IDs, which have no faster mode to go to.
         previous = s.interval_K[k]
         if mature:
             even = median >= 50_000 and 8 * abs(interval - previous) <= interval
         else:
-            even = 8 * abs(interval - previous) <= 5 * max(interval, previous)  # one in two left out counts as even
+            # One in two left out counts as even.
+            even = median > FAST_US and 8 * abs(interval - previous) <= 5 * max(interval, previous)
         even = even and 3 * interval <= median
         s.interval_K[k] = interval
         if s.backlog_K[k] >= m.backlog_K[k] and not even:

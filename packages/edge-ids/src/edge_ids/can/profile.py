@@ -296,7 +296,7 @@ def _fit_timing(tables: dict[str, Array], k: int, intervals: Array, mature: bool
     # What training saw more than once in a thousand is a mode of this ID, however rare, and gives no evidence.
     # A short training has not seen every mode of an ID: it takes an interval as short as a forged frame leaves one.
     extra = int((3 * intervals <= 2 * median).sum())
-    shortest = median if mature else median // 4
+    shortest = median if mature or median <= engine.FAST_US else median // 4
     near = intervals[(2 * intervals > median) & (2 * intervals < 3 * median)]
     # A handful of uneven intervals says nothing of the shortest.
     known = n >= LEAST_INTERVALS or (n >= 3 and len(near) == n)

@@ -19,6 +19,7 @@ const char *const edge_ids_detectors[EDGE_IDS_COLUMNS] = {"timing", "format", "p
 #define BUCKET_US 100000
 #define COOL_DOWN_US 2000000
 #define HOLD_US 2000000
+#define FAST_US 15000
 #define NEW_CAPTURE_US 60000000
 #define FORGET_US 60000000
 #define NEVER_RESTS 10
@@ -241,7 +242,7 @@ static void timing(edge_ids_state *s, int k, int64_t time, int64_t mature, int64
     }
     const int64_t previous = s->interval[k], unlike = abs64(interval - previous);
     const int even = 3 * interval <= median &&
-                     (mature ? median >= 50000 && 8 * unlike <= interval : 8 * unlike <= 5 * max64(interval, previous));
+                     (mature ? median >= 50000 && 8 * unlike <= interval : median > FAST_US && 8 * unlike <= 5 * max64(interval, previous));
     s->interval[k] = interval;
     if (s->backlog[k] >= model_backlog[k] && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
 }
