@@ -61,7 +61,7 @@ def saved(tmp_path_factory, digits):
 
     batch = next(iter(digits.loader("train", 256)))[0]
     network = _settled(CONFIG, batch)
-    fit(network, digits.loader("train", 64, shuffle=True), None, TrainConfig(epochs=2, batch_size=64, lr=0.05), device="cpu")
+    fit(network, digits.loader("train", 64, shuffle=True), None, TrainConfig(epochs=8, batch_size=64, lr=0.1), device="cpu")
     folder = tmp_path_factory.mktemp("saved")
     normalisation = {"mean": digits.mean, "std": digits.std}
     save_model(folder / "model", network.eval(), torch.zeros(1, 1, 8, 8), classes=digits.classes, normalisation=normalisation, onnx=False)

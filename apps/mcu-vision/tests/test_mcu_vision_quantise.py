@@ -47,6 +47,7 @@ def test_outputs_follow_the_float_network(saved, digits):
         expected = torch.cat([artifact.model(images) for images, _ in digits.loader("test", 128)]).numpy()
     outputs = run(net, x)
     got = net.output_scale * (outputs.astype(float) - net.output_zero)
+    assert (expected.argmax(1) == y).mean() > 0.9, "a network that has learned: one that has not decides by rounding"
     assert np.abs(got - expected).mean() < 0.03 * np.abs(expected).max()
     assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.97
     assert abs((got.argmax(1) == y).mean() - (expected.argmax(1) == y).mean()) < 0.02
