@@ -727,7 +727,7 @@ def process(
     ratio_N: Any, raised_N: Any, out: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Take frames `start` to the end, or until `out` might overflow; returns next frame to take and alerts in `out`."""
-    n = 0
+    n = np.int64(0)  # see `highest_sums`
     room = len(out) - COLUMNS - 4  # what a single frame can raise at most
     for i in range(start, len(time_N)):
         if n > room:
@@ -739,10 +739,10 @@ def process(
 @compiled
 def highest_sums(m: Model, s: State, keys_K: Any, time_N: Any, key_N: Any, length_N: Any, payload_N: Any, highest_KD: Any) -> int:
     """Highest sum per ID and detector into `highest_KD`; returns that of unknown IDs."""
-    out = np.zeros((16, 6), np.int64)
+    out, zero = np.zeros((16, 6), np.int64), np.int64(0)  # a literal 0 would be a type of its own, and `step` compiled again for it
     unknown = 0
     for i in range(len(time_N)):
-        step(m, s, keys_K, time_N[i], key_N[i], 0, length_N[i], payload_N[i], out, 0)
+        step(m, s, keys_K, time_N[i], key_N[i], zero, length_N[i], payload_N[i], out, zero)
         k = slot_of(m.hash_key_H, m.hash_slot_H, key_N[i])
         if k >= 0:
             for d in range(COLUMNS):

@@ -182,7 +182,7 @@ def from_polars(table: polars.DataFrame, where: str = "table") -> Frames:
         classes = ("benign", *found) if found else ("benign", "attack")
         flags = sum(table[name].cast(pl.UInt8).to_numpy() * bit for name, bit in _FLAG_COLUMNS.items())
         frames = make_frames(
-            table["time_us"].cast(pl.Int64).to_numpy(),
+            table["time_us"].cast(pl.Int64).to_numpy(writable=True),  # one type of array, whatever the source: the engine is compiled once
             table["id"].cast(pl.UInt32).to_numpy(),
             table["data"].to_numpy() if len(table) else np.zeros((0, 8), np.uint8),
             table["length"].to_numpy(),

@@ -29,10 +29,10 @@ LEAST_ROWS = 50
 @compiled
 def record_features(m: Any, s: Any, keys_K: Any, time_N: Any, key_N: Any, length_N: Any, payload_N: Any, x_NF: Any) -> None:
     """Run the engine and keep the network's inputs of every frame (zero for frames it is not asked about)."""
-    out = np.zeros((64, 6), np.int64)
+    out, zero = np.zeros((64, 6), np.int64), np.int64(0)  # a literal 0 would be a type of its own, and the engine compiled again for it
     for i in range(len(time_N)):
         s.features_F[:] = 0
-        engine.step(m, s, keys_K, time_N[i], key_N[i], 0, length_N[i], payload_N[i], out, 0)
+        engine.step(m, s, keys_K, time_N[i], key_N[i], zero, length_N[i], payload_N[i], out, zero)
         x_NF[i] = s.features_F
 
 
@@ -125,7 +125,7 @@ def quantise(weight_FM: Array, bias_M: Array, out_M: Array, out_bias: float, x_N
         x_NF: integer inputs that set the range of the hidden layer.
     """
     scale = 127 / max(float(np.abs(weight_FM).max()), 1e-9)
-    weight_MF = np.rint(weight_FM.T * scale).astype(np.int64)
+    weight_MF = np.rint(weight_FM.T * scale).astype(np.int64, order="C")  # the layout of a loaded profile: compiled once
     bias = np.rint(bias_M * scale * INPUT_SCALE).astype(np.int64)
     hidden_NM = np.maximum(x_NF @ weight_MF.T + bias, 0)
     shift = max(int(np.ceil(np.log2(max(float(np.quantile(hidden_NM, 0.9999)), 1) / 127))), 0)
