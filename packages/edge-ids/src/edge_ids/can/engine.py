@@ -727,7 +727,7 @@ def process(
     ratio_N: Any, raised_N: Any, out: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Take frames `start` to the end, or until `out` might overflow; returns next frame to take and alerts in `out`."""
-    n = np.int64(0)  # see `highest_sums`
+    n: Any = np.int64(0)  # see `highest_sums`
     room = len(out) - COLUMNS - 4  # what a single frame can raise at most
     for i in range(start, len(time_N)):
         if n > room:
