@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -43,8 +43,23 @@ def mutate(data: bytes, edits: list[Edit]) -> bytes:
     return data
 
 
+def mutations(name: str, count: int, tmp_path: Path) -> None:
+    @settings(max_examples=count, deadline=None, database=None)
+    @given(edits=EDITS)
+    def check(edits: list[Edit]) -> None:
+        TARGETS[name].run(mutate(TARGETS[name].seed, edits), tmp_path)
+
+    check()
+
+
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=EDITS)
-def test_mutations(name: str, edits: list[Edit], tmp_path: Path) -> None:
-    TARGETS[name].run(mutate(TARGETS[name].seed, edits), tmp_path)
+def test_mutations(name: str, tmp_path: Path) -> None:
+    """Fewer of what is read in a process of its own, half a second each."""
+    mutations(name, 15 if name == "aci" else 150, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", TARGETS)
+def test_many_mutations(name: str, tmp_path: Path) -> None:
+    mutations(name, 2_000, tmp_path)
