@@ -463,6 +463,17 @@ def test_int8_keeps_the_decisions_in_a_quarter_of_the_bytes(tmp_path):
         quantize_onnx(tmp_path / "text.onnx", x_NCHW.numpy(), tmp_path / "x.onnx")
 
 
+def test_int8_sums_of_large_products_do_not_saturate(tmp_path):
+    """x86 without VNNI adds pairs of 8-bit products in 16 bits: weights and activations at their ends overflow that."""
+    network = nn.Conv2d(16, 2, 3, bias=False)
+    nn.init.ones_(network.weight)
+    x_NCHW = torch.ones(4, 16, 8, 8)
+    x_NCHW[0] = 0
+    export_onnx(network, x_NCHW, tmp_path / "float.onnx")
+    result = quantize_onnx(tmp_path / "float.onnx", x_NCHW.numpy(), tmp_path / "int8.onnx")
+    assert result["max_abs_error"] <= 0.01 * 144
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vgg16_bn", "swin_t", "vit_b_32", "timm:vit_tiny_patch16_224"]
