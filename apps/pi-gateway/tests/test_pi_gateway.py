@@ -89,6 +89,8 @@ def test_both_halves_in_one_stream(whole: tuple[Path, dict[str, Any]]) -> None:
     assert by_source["flow"]
     assert all("src_ip" in r for r in by_source["flow"] if r["event_type"] == "alert")
     assert summary["alerts"] == len(records) == sum(row["alerts"] for row in summary["sources"])
+    # Nothing is lost on the way from the detectors, also where a window of flows raises several alerts.
+    assert [len(by_source[name]) for name in ("can", "flow")] == [row["summary"]["alerts"] for row in summary["sources"]]
     assert [row["state"] for row in summary["sources"]] == ["finished", "finished"]
     assert summary["sources"][1]["items"] == 1240
     assert json.loads((out / "result.json").read_text())["alerts"] == len(records)

@@ -58,7 +58,6 @@ def run_gateway(
             raise InputError(f"--out {out} holds an earlier run; go on with --resume {out} or give another folder")
         for source in sources:
             source.check()
-        (out / "state").mkdir(parents=True, exist_ok=True)
         sources = [replace(source, state=out / "state" / f"{source.name}.npz") for source in sources]
     supervisor = Supervisor(sources, out / "alerts.jsonl" if out is not None else None, policy, on_alert)
     web = Web(supervisor, serve) if serve is not None else None
@@ -74,6 +73,8 @@ def run_gateway(
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if out is not None:  # after all that can be refused: what is refused leaves no folder behind
+            (out / "state").mkdir(parents=True, exist_ok=True)
         if ready is not None:
             ready(supervisor, web)
         summary = supervisor.run(duration)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from edge_shared.errors import InputError
 
@@ -101,8 +101,9 @@ class Supervisor:
         self._stopping = threading.Event()
         self._on_alert = on_alert
         self._lock = threading.Lock()
+        self._path = alerts
+        self._file: TextIO | None = None
         self._recall(alerts)
-        self._file = alerts.open("a", encoding="utf-8") if alerts is not None else None
 
     def _recall(self, alerts: Path | None) -> None:
         """What an earlier run has written; a last line that was cut off by a crash is removed."""
@@ -219,6 +220,8 @@ class Supervisor:
     def run(self, duration: float | None = None) -> dict[str, Any]:
         """Watch until every file has ended (live sources: until `stop`), or for `duration` seconds; returns `summary`."""
         begin = time.monotonic()
+        if self._path is not None:
+            self._file = self._path.open("a", encoding="utf-8")
         for watched in self.watched:
             self._start(watched)
         while not self._stopping.is_set():
@@ -250,8 +253,12 @@ class Supervisor:
                 self._died(watched, f"nothing heard for {SILENT_SECONDS:.0f} s; killed")
 
     def _wind_up(self) -> None:
-        """Stop what runs, hear it out, kill what does not listen."""
+        """Stop what runs, hear it out, kill what does not listen; who is still starting has nothing to say."""
         for watched in self.watched:
+            if watched.state == "starting" and watched.process is not None:
+                watched.process.kill()
+                self._died(watched, "")
+                continue
             if watched.connection is not None:
                 try:
                     watched.connection.send("stop")

@@ -60,13 +60,16 @@ class PipeSink:
         self._pipe = pipe
         self._last = (-1, 0)
 
-    def write(self, alert: Any) -> None:
-        """Send one alert of the CAN service: numbered by frame, and within a frame in order."""
+    def send(self, alert: Any, place: int) -> None:
+        """Send one alert: numbered by its place in the source (frame or window), and within it in order."""
         from edge_ids.alerts import eve
 
-        frame = int(alert.details["frame"])
-        self._last = (frame, self._last[1] + 1 if frame == self._last[0] else 0)
+        self._last = (place, self._last[1] + 1 if place == self._last[0] else 0)
         self._pipe.send("alert", eve(alert), self._last)
+
+    def write(self, alert: Any) -> None:
+        """Send one alert of the CAN service."""
+        self.send(alert, int(alert.details["frame"]))
 
     def close(self) -> None:
         """Nothing to close."""
@@ -144,7 +147,7 @@ def _can(source: Source, pipe: Pipe, report: Report) -> dict[str, Any]:
 
 
 def _flow(source: Source, pipe: Pipe, report: Report) -> dict[str, Any]:
-    from edge_ids.alerts import Metrics, eve
+    from edge_ids.alerts import Metrics
     from edge_ids.flow import sources
     from edge_ids.flow.detector import load
     from edge_ids.flow.live import LiveFlows
@@ -152,7 +155,7 @@ def _flow(source: Source, pipe: Pipe, report: Report) -> dict[str, Any]:
 
     detector = load(source.model)
     metrics = Metrics()
-    monitor = FlowMonitor(detector, metrics=metrics)
+    monitor, sink = FlowMonitor(detector, metrics=metrics), PipeSink(pipe)
     live = LiveFlows(source.target) if source.kind == "flow-interface" else None
     if source.state is not None and source.state.is_file():
         monitor.restore(source.state)
@@ -169,7 +172,7 @@ def _flow(source: Source, pipe: Pipe, report: Report) -> dict[str, Any]:
 
     def deliver(alerts: Any) -> None:
         for alert in alerts:
-            pipe.send("alert", eve(alert), (monitor.summary.alerts, monitor.summary.drifted_blocks))
+            sink.send(alert, monitor.summary.windows)
 
     def save() -> None:
         if source.state is not None:
