@@ -17,6 +17,7 @@ _CORES = {
     "Cortex-M4F": ("cortex-m4", "mps2-an386", "cortex-m4"),
     "Cortex-M7": ("cortex-m7", "mps2-an500", "cortex-m7"),
     "Cortex-M33": ("cortex-m33", "mps2-an386", "cortex-m4"),
+    "Cortex-M55": ("cortex-m55", "mps3-an547", "cortex-m55"),
 }
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mcu_vision.board import Board
 from mcu_vision.integer import Int8, IntegerNet
 
-INSTRUCTIONS_PER_TICK = 40
-"""QEMU's mps2 boards: SysTick at 25 MHz, and one instruction per nanosecond under ``-icount shift=0``."""
+INSTRUCTIONS_PER_TICK = {"mps2": 40.0, "mps3": 31.25}
+"""Of QEMU's boards: SysTick at 25 or 32 MHz, and one instruction per nanosecond under ``-icount shift=0``."""
 ANSWER = 8
 """Bytes of RAM beside the arena: the class that was found, padded."""
 
@@ -49,7 +49,7 @@ class Emulated:
     Attributes:
         machine, cpu: what was emulated.
         outputs: int8 (images, classes).
-        instructions: executed by one `mv_run`, the median over the images, to 40 (never cycles, never a time).
+        instructions: executed by one `mv_run`, the median over the images, to one tick (never cycles, never a time).
         stack_bytes: the most stack that `mv_run` used.
     """
 
@@ -109,7 +109,7 @@ def emulate(folder: Path, net: IntegerNet, board: Board, images: NDArray[np.uint
             f"the emulated firmware ended with code {done.returncode} after {len(content) // record.itemsize} images: {done.stderr[:200]}"
         )
     rows = np.frombuffer(content, record)
-    instructions = int(np.median(rows["ticks"])) * INSTRUCTIONS_PER_TICK
+    instructions = round(int(np.median(rows["ticks"])) * INSTRUCTIONS_PER_TICK[board.machine.split("-")[0]])
     for name in ("images.bin", "outputs.bin"):
         (folder / name).unlink()
     return Emulated(board.machine, board.emulated_cpu, rows["outputs"].copy(), instructions, int(rows["stack"].max()))

@@ -1,7 +1,6 @@
 /* Runs the network on images.bin of the computer that emulates (semihosting, no C library) and writes outputs.bin: per image the
- * int8 outputs, then instructions / 40 as little-endian uint32 (SysTick of QEMU's mps2 boards under -icount shift=0: 25 MHz,
- * one instruction per nanosecond), then the most
- * bytes of stack in use while it ran. */
+ * int8 outputs, then two little-endian uint32: ticks of SysTick, and the most bytes of stack in use while it ran. Under
+ * -icount shift=0 QEMU executes one instruction per nanosecond; a tick is 40 of them on an mps2 board (25 MHz), 31.25 on an mps3. */
 #include "mv_net.h"
 
 #define SYSTICK_CONTROL (*(volatile uint32_t *)0xE000E010u)
