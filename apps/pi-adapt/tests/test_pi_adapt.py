@@ -174,6 +174,10 @@ def test_own_model_data_and_device(own: Path, capsys: pytest.CaptureFixture[str]
     recipe = json.loads((own / "out/6-export/model/recipe.json").read_text())
     assert recipe["classes"] == ["cup", "key", "pen"]
     assert recipe["normalisation"]["mean"] == [0.4, 0.4, 0.4]
+    assert run(*options, "--budget", "4kB", "--out", own / "small") == 1
+    weights = sum(parameter.numel() for parameter in load_model(own / "model").parameters())
+    needed = 4 * (weights + (32 + 8) * 16 * 16)  # the two maps at the second convolution
+    assert f"needs {needed:,} bytes of RAM on my-board, the budget is 4,000" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -195,6 +199,7 @@ def test_torchvision_name_with_weights_and_own_domain(own: Path) -> None:
         (["--weights", "w.pth"], 2, "--weights goes with"),
         (["--data", "no-such-set"], 2, "no data set named"),
         (["--model", "no-such-net"], 2, "unknown"),
+        (["--model", __file__], 2, "is a file: give the folder"),
         (["--budget", "1B"], 1, "smallest"),
         (["--budget", "soon"], 2, "no byte size"),
         (["--space", "nowhere.json"], 2, "nowhere.json"),

@@ -244,6 +244,16 @@ def test_bad_input_is_one_line_and_exit_code_2(data: Path, arguments: list[str],
     assert message in error[0]
 
 
+def test_a_port_in_use_is_one_line_and_leaves_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        arguments = ["run", "--can-replay", f"{data}/attacked.log", "--can-model", f"{data}/can", "--out", str(tmp_path / "out")]
+        assert run(app, [*arguments, "--serve", str(taken.getsockname()[1])]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert "in use" in error[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_unit_file_is_one_that_systemd_takes(tmp_path: Path) -> None:
     path = tmp_path / "pi-gateway.service"
     path.write_text(unit_file("--can-channel can0 --can-model /var/lib/pi-gateway/can", "root"))

@@ -27,7 +27,7 @@ def run_(
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many images of each part.", min=1)] = None,
     device: Annotated[str, typer.Option("--device", help="Device profile: a name (`edge devices` lists them) or a TOML file.")] = "pi-4b",
     budget: Annotated[
-        str | None, typer.Option("--budget", help="RAM of a searched network: 8kB, 1MiB or bytes; what the device allows if omitted.")
+        str | None, typer.Option("--budget", help="RAM of the network: 8kB, 1MiB or bytes; what the device allows if omitted.")
     ] = None,
     space: Annotated[
         str, typer.Option("--space", help="What is searched: pi, a preset of moofa, or a JSON file of `moofa design`.")

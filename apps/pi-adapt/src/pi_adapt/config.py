@@ -70,6 +70,10 @@ class AdaptConfig:
             raise InputError(f"--shortcut {self.shortcut}: choose one of {', '.join(SHORTCUTS)}")
         if self.shift not in SHIFTS and not Path(self.shift).exists():
             raise InputError(f"--shift {self.shift}: choose {' or '.join(SHIFTS)}, or give a path of images of the new domain")
+        if self.model is not None and Path(self.model).is_file():
+            raise InputError(
+                f"--model {self.model} is a file: give the folder of model.safetensors and recipe.json, or --model NAME --weights {self.model}"
+            )
         if self.weights is not None and (self.model is None or Path(self.model).is_dir()):
             raise InputError("--weights goes with a --model that is a name; a model folder holds its own")
         for name, least in (("finetune_epochs", 0), ("gate_epochs", 1), ("personal_epochs", 1), ("networks", 10), ("repeats", 10)):

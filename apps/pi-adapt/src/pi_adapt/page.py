@@ -118,7 +118,7 @@ def _sections(folder: Path, adapted: Adapted, work: Any, device: Any) -> list[Se
             f"the one picked needs {picked['ram_bytes']:,.0f}, {picked['utilisation']:.1%} of it."
         )
     else:
-        text = f"Your own: `{picked['by']}`."
+        text = f"Your own: `{picked['by']}`; it needs {picked['ram_bytes']:,} of {picked['budget_bytes']:,} bytes of RAM of {device.name}."
     text += (
         f"\n\nShortening took out {len(short['removed'])} activations and made {len(short['merges'])} merges."
         if short["refused"] is None

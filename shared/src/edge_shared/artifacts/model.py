@@ -137,8 +137,8 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"cannot read weights {path}: {error.strerror or error}") from error
     except InputError:
         raise
-    except Exception as error:  # torch.load raises many kinds on broken files
-        raise InputError(f"{path} is no file of weights: {' '.join(str(error).split())[:160]}") from error
+    except Exception as error:  # torch.load raises many kinds on broken files, and pages of advice on pickled models
+        raise InputError(f"{path} is no file of weights: tensors alone are read, as torch.save(model.state_dict(), FILE) writes them") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -379,7 +379,12 @@ def _fits(size: int, what: str) -> None:
 
 
 def _decode_files(count: int, open_: Callable[[int], io.BytesIO], name: Callable[[int], str], size: int | None) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    def unreadable(index: int, error: Exception) -> InputError:
+        # What Pillow says of an unknown format names an object in memory.
+        words = "its format is not known" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:120]
+        return InputError(f"{name(index)} is no readable image: {words}")
 
     def load(index: int) -> Image.Image:
         try:
@@ -387,14 +392,14 @@ def _decode_files(count: int, open_: Callable[[int], io.BytesIO], name: Callable
             image.load()
             return ImageOps.exif_transpose(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{name(index)} is no readable image: {' '.join(str(error).split())[:120]}") from error
+            raise unreadable(index, error) from error
 
     def header(index: int) -> tuple[str, tuple[int, int]]:
         try:
             with Image.open(open_(index)) as image:
                 return image.mode, image.size
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{name(index)} is no readable image: {' '.join(str(error).split())[:120]}") from error
+            raise unreadable(index, error) from error
 
     headers = [header(index) for index in range(count)]
     grey = all(mode in ("1", "L") for mode, _ in headers)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from edge_shared.artifacts import load_artifact, save_model
 from edge_shared.devices import load as load_device
-from edge_shared.errors import InputError
+from edge_shared.errors import CheckFailed, InputError
 from edge_shared.files import Run, write_json
 from edge_shared.training import TrainConfig, fit
 from torch import nn
@@ -28,7 +28,7 @@ def run(config: AdaptConfig, folders: dict[str, Path], say: Callable[[str], None
 
     Raises:
         InputError: a model that is unknown or cannot take the images.
-        CheckFailed: no network of the space is within the budget.
+        CheckFailed: no network of the space, or not the given one, is within the budget.
     """
     work = material.load(folders["data"])
     folder, images = folders["pick"], work.images
@@ -122,7 +122,6 @@ def _searched(config: AdaptConfig, work: Material, folder: Path, say: Callable[[
 
 
 def _given(config: AdaptConfig, work: Material, folder: Path, say: Callable[[str], None]) -> tuple[nn.Module, dict[str, Any]]:
-    from edge_shared.trace import trace
     from ondevice_train.models import build
 
     images = work.images
@@ -139,13 +138,31 @@ def _given(config: AdaptConfig, work: Material, folder: Path, say: Callable[[str
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     example = next(iter(images.loader("val", 2)))[0]
-    trace(model.eval(), example)
+    needed, budget = _fits(model, example, config)
     before = accuracy(model, images)
     epochs = config.epochs if config.epochs is not None else 0 if fits and not work.planted else OWN_EPOCHS
     say(f"{config.model}: {before:.4f} on the test part as it came" + (f"; {epochs} epochs on the data" if epochs else ""))
     _train(model, work, config, epochs, 0.02, folder / "finetune.safetensors", "training the model on the data")
-    device = load_device(config.device)
-    return model, {"by": config.model, "accuracy_before": before, "epochs": epochs, "budget_bytes": device.ram_budget}
+    return model, {"by": config.model, "accuracy_before": before, "epochs": epochs, "budget_bytes": budget, "ram_bytes": needed}
+
+
+def _fits(model: nn.Module, example: torch.Tensor, config: AdaptConfig) -> tuple[int, int]:
+    """Bytes of RAM that the user's model needs, live activations and (where the device keeps them there) weights, and the budget.
+
+    Raises:
+        CheckFailed: if it needs more RAM or flash than there is.
+    """
+    device, costs = load_device(config.device), cost(model, example)
+    weights = 4 * costs.parameters
+    needed = costs.peak_bytes + (weights if device.weight_placement == "ram" else 0)
+    budget = config.budget or device.ram_budget
+    if needed > budget:
+        raise CheckFailed(f"--model {config.model} needs {needed:,} bytes of RAM on {device.name}, the budget is {budget:,}")
+    if device.flash_budget is not None and weights > device.flash_budget:
+        raise CheckFailed(
+            f"--model {config.model} needs {weights:,} bytes of flash on {device.name}, the budget is {device.flash_budget:,}"
+        )
+    return needed, budget
 
 
 def _train(model: nn.Module, work: Material, config: AdaptConfig, epochs: int, lr: float, checkpoint: Path, what: str) -> None:
