@@ -138,7 +138,9 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     except InputError:
         raise
     except Exception as error:  # torch.load raises many kinds on broken files, and pages of advice on pickled models
-        raise InputError(f"{path} is no file of weights: tensors alone are read, as torch.save(model.state_dict(), FILE) writes them") from error
+        raise InputError(
+            f"{path} is no file of weights: tensors alone are read, as torch.save(model.state_dict(), FILE) writes them"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
