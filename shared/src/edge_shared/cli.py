@@ -157,13 +157,18 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
     for index, column in enumerate(columns):
         result.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        result.add_row(
-            *[
-                item if isinstance(item, str) else "-" if item is None else f"{item:,}" if isinstance(item, int) else f"{item:.4g}"
-                for item in row
-            ]
-        )
+        result.add_row(*map(_cell, row))
     return result
+
+
+def _cell(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    if item is None:
+        return "-"
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    return f"{item:,}" if isinstance(item, int) else f"{item:.4g}"
 
 
 @contextmanager
