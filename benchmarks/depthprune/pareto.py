@@ -70,15 +70,24 @@ def cells(sites: int, tuning: int) -> list[tuple[str, float]]:
     return found + [("torch-pruning", ratio) for ratio in (0.25, 0.4, 0.55)]
 
 
-def shorten(dense: nn.Module, images: ImageSet, method: str, amount: int, tuning: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Remove `amount` layers whatever it costs (or prune for `amount` rounds); not merged yet."""
+def worthwhile(dense: nn.Module, images: ImageSet) -> frozenset[str]:
+    """The activations that `depthprune prune` would take by default: those whose layers the latency policy merges."""
+    example = next(iter(images.loader("val", 2)))[0]
+    graph = capture(copy.deepcopy(dense).eval(), example)
+    return worth_merging(graph, example, removable(graph, "mergeable", None), "latency")
+
+
+def shorten(
+    dense: nn.Module, images: ImageSet, worth: frozenset[str], method: str, amount: int, tuning: int, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Remove `amount` layers whatever it costs (or prune for `amount` rounds); not merged yet.
+
+    Not only those that are worth it, because the papers take any; but as in `depthprune prune` padding moves only at these.
+    """
     example = next(iter(images.loader("val", 2)))[0]
     pruned = method in ("egp", "nepenthe")
     rounds = amount if pruned else 1 if method == "layer-folding" else 2
     options: dict[str, Any] = {"threshold": float("-inf")} if method == "layer-folding" else {}
-    graph = capture(copy.deepcopy(dense).eval(), example)
-    # As `depthprune prune` does: padding moves only where the default policy would merge.
-    worth = worth_merging(graph, example, removable(graph, "mergeable", None), "latency")
     epochs = tuning // 2 if method == "layer-folding" else tuning // rounds  # its slopes are learned before the round
     loop = DepthPruner(
         dense, example, make(method, tolerance=1.0, **options), calibration=list(images.loader("train", 256))[:4],
@@ -94,7 +103,7 @@ def shorten(dense: nn.Module, images: ImageSet, method: str, amount: int, tuning
         "removed": len(outcome.removals),
         "epochs": epochs * (2 if method == "layer-folding" else rounds),
         "sparsity": sparsity,
-        "worth": len(worth),
+        "worth": sorted(worth),
         "front_padded": sorted(outcome.front_padded),
     }
     return outcome.model, facts
@@ -137,6 +146,7 @@ def train(name: str, study: Study) -> None:
     """Train every cell that is not there yet."""
     images = load_images(study.source, seed=0, limit=study.limit)
     dense: dict[tuple[str, int], nn.Module] = {}
+    worth: dict[str, frozenset[str]] = {}  # of shapes, so the same for every seed
     for folder, cell in folders(name, study):
         if (folder / "cell.json").is_file():
             continue
@@ -153,7 +163,9 @@ def train(name: str, study: Study) -> None:
         elif method in ("none", "torch-pruning"):
             model, facts = narrow(start, images, amount, study.tuning, seed)
         else:
-            model, facts = shorten(start, images, method, int(amount), study.tuning, seed)
+            if family not in worth:
+                worth[family] = worthwhile(start, images)
+            model, facts = shorten(start, images, worth[family], method, int(amount), study.tuning, seed)
         example = next(iter(images.loader("val", 2)))[0]
         plain = prepare(model.to(memory_format=torch.contiguous_format).eval(), example)
         cell |= facts | {"accuracy_before_merging": accuracy_of(images.loader("test", 512))(plain)}

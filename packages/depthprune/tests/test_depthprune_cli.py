@@ -135,6 +135,25 @@ def test_a_board_that_is_too_small_is_a_failed_check(tmp_path: Path, capsys) -> 
     assert not (tmp_path / "o.partial").exists()
 
 
+@pytest.mark.slow
+def test_a_network_that_is_not_faster_is_given_up_for_the_dense_one(tmp_path: Path, capsys, monkeypatch) -> None:
+    from depthprune import job
+    from depthprune.latency import Comparison, Timing
+
+    ms = Timing(1.0, 0.9, 1.1, 20)
+    monkeypatch.setattr(job, "compare_onnx", lambda *arguments: Comparison(ms, ms, 1.0, 0.9, 1.1))
+    arguments = [*FAST, "--policy", "latency", "--epochs", "0", "--finetune-epochs", "0", "--layers", "2", "--limit", "64"]
+    code, out, _ = call(capsys, "prune", "--data", "digits", "--out", str(tmp_path / "o"), *arguments, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert "so the dense one is written" in document["metrics"]["merge_refused"]
+    assert document["metrics"]["removed"] == document["metrics"]["certificates"] == []
+    assert document["cost"]["layers_after"] == document["cost"]["layers_before"]
+    assert document["metrics"]["accuracy_after"] == document["metrics"]["accuracy_before"]
+    saved = [(tmp_path / "o" / name / "model.safetensors").read_bytes() for name in ("dense", "merged")]
+    assert saved[0] == saved[1]
+
+
 def test_a_model_for_other_classes_fails_before_anything_is_written(finished: Path, tmp_path: Path, capsys) -> None:
     from sklearn.datasets import load_digits
 

@@ -5,9 +5,12 @@ import copy
 import torch
 from depthprune.capture import capture
 from depthprune.finetune import recalibrate
+from depthprune.merging import merge
 from depthprune.methods import make
 from depthprune.models import Residual
+from depthprune.padding import move_to_front
 from depthprune.pruner import DepthPruner
+from depthprune.surgery import remove
 from depthprune.worth import worth_merging
 from torch import nn
 
@@ -30,6 +33,17 @@ def test_a_rehearsal_names_what_merges_to_advantage() -> None:
     assert worth_merging(gm, x, {"1", "6"}, "always") == {"1", "6"}
     assert all(torch.equal(value, before[name]) for name, value in gm.state_dict().items())
     assert [type(gm.get_submodule(name)) for name in ("1", "6")] == [nn.ReLU, nn.ReLU]
+
+
+def test_a_merge_has_to_beat_the_dense_layers_not_those_with_larger_maps() -> None:
+    """On 4 x 4 pixels the first of two 3x3 layers makes 6 x 6 once it has all the padding: 9*36 + 9*16 taps, one 5x5 25*16, dense 18*16."""
+    x = torch.randn(2, 16, 4, 4)
+    gm = capture(basic(), x)
+    padded = copy.deepcopy(gm)
+    remove(padded, "1")
+    moved = move_to_front(padded, {"1"})
+    assert ("0", "2") in [certificate.layers for certificate in merge(padded, x, policy="macs", front_padded=moved).certificates]
+    assert worth_merging(gm, x, {"1", "6"}, "macs") == {"6"}
 
 
 def pruner(front_pad: bool | frozenset[str], candidates: str | frozenset[str]) -> DepthPruner:

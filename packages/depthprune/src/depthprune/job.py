@@ -262,7 +262,7 @@ def finish(
     say: Callable[[str], None],
 ) -> PruneResult:
     """Merge, save, verify and time. By the latency policy what comes out is never slower than the dense network: merges
-    that do not make the whole faster are undone, and if the shortened network is slower still, the dense one is written.
+    that do not make the whole faster are undone, and if the shortened network is not faster either, the dense one is written.
     """
     from edge_shared.artifacts import save_model
 
@@ -306,7 +306,7 @@ def finish(
     save("merged", merging.model)
     latency = clock()
     judged = latency["torch" if config.runtime == "torch" else "ONNX Runtime"]
-    if ready.policy == "latency" and judged.low > 1:
+    if ready.policy == "latency" and outcome.removals and judged.ratio >= 1:
         refused = f"the shortened network took {judged.ratio:.2f} times as long as the dense one, so the dense one is written"
         merging.model, merging.certificates = copy.deepcopy(plain), []
         outcome = replace(outcome, removals=[], counts={})

@@ -274,6 +274,7 @@ def merge(
     counts: Mapping[str, Counts] | None = None,
     backend: Backend = "onnxruntime",
     threads: int = 1,
+    price: Price | None = None,
     front_padded: Collection[str] = (),
 ) -> MergeResult:
     """Merge every linear chain of a model where it pays.
@@ -287,6 +288,7 @@ def merge(
         counts: of the sites, before their removal; give margins and flip bounds.
         backend: where latency is measured.
         threads: for the measurement.
+        price: of the policy, if it exists already (a latency is measured once per price).
         front_padded: layers whose padding was moved before fine-tuning; only named in the certificates.
 
     Returns:
@@ -295,7 +297,7 @@ def merge(
     Raises:
         InputError: a model in training mode or one that cannot be traced; an unknown policy.
     """
-    price = make(policy, backend, threads)
+    price = price or make(policy, backend, threads)
     gm = prepare(capture(model, example), example)
     reference = copy.deepcopy(gm)
     finder = Finder(gm)

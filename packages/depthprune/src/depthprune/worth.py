@@ -7,9 +7,12 @@ from collections.abc import Iterable
 
 from torch import Tensor, fx
 
+from depthprune.capture import capture, shape
+from depthprune.fold import as_conv, prepare
+from depthprune.merge.borders import Merged
 from depthprune.merging import merge
 from depthprune.padding import move_to_front, runs
-from depthprune.prices import Backend
+from depthprune.prices import Backend, Price, make
 from depthprune.surgery import remove
 
 
@@ -20,8 +23,9 @@ def worth_merging(
 
     A rehearsal on a copy: what a merge costs and saves depends on shapes and not on weights. Fewer multiply-accumulates always
     count as worth a try, so that a busy machine cannot rule them out; two 3x3 convolutions, which are one 5x5 with more of them,
-    count if the policy wants them. Without the rehearsal such layers would lose their activation, and have their padding moved
-    to the front, which makes their maps larger, for nothing.
+    count if the policy wants them. A merge has to beat the layers as the dense network has them: with their padding moved to the front
+    their maps are larger, and a merge that only wins that back makes nothing faster. Without the rehearsal such layers would lose
+    their activation, and have their padding moved, for nothing.
 
     Args:
         gm: captured graph in evaluation mode.
@@ -34,14 +38,23 @@ def worth_merging(
     for name in sorted(names):
         remove(trial, name)
     between = _between(trial, names)
+    dense = prepare(capture(copy.deepcopy(trial), example), example)
     move_to_front(trial, names)
     found: set[str] = set()
     for wanted in dict.fromkeys(("macs", policy)):
-        merged = [
-            set(certificate.layers) for certificate in merge(trial, example, policy=wanted, backend=backend, threads=threads).certificates
-        ]
-        found |= {name for name, sides in between.items() if any(sides & layers == sides for layers in merged)}
+        price = make(wanted, backend, threads)
+        result = merge(trial, example, policy=wanted, price=price)
+        for certificate in result.certificates:
+            grown = sum(_cost(result.reference, name, price) - _cost(dense, name, price) for name in certificate.layers)
+            if price.combine == "max" or certificate.cost_after < certificate.cost_before - grown:
+                found |= {name for name, sides in between.items() if sides <= set(certificate.layers)}
     return frozenset(found | (names - between.keys()))
+
+
+def _cost(gm: fx.GraphModule, layer: str, price: Price) -> float:
+    """Price of one layer where it stands in a prepared graph."""
+    node = next(node for node in gm.graph.nodes if str(node.target) == layer)
+    return price.layer(Merged(as_conv(gm, node), "exact"), shape(node.all_input_nodes[0]))
 
 
 def _between(gm: fx.GraphModule, removed: set[str]) -> dict[str, set[str]]:
