@@ -103,6 +103,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("label,prediction,group\n", [], "no rows"),
         ("label,prediction,group\na,a,x\na,b,\n", [], "p.csv:3: an empty cell"),
         ("label,prediction,group\na,a,x\n", [], "two classes"),
+        ("label,prediction,group\na,a,x,4\nb,b,x\n", [], "p.csv:2: more cells"),
+        ("label,label,prediction,group\na,a,a,x\nb,b,b,x\n", [], "two columns 'label'"),
+        ("label,prediction,group\n0,0.0,x\n1,1.0,x\n", [], "no value of prediction (0.0, 1.0) is a value of label (0, 1)"),
         (GOOD, ["--group", "colour"], "no column 'colour'"),
         (GOOD, ["--positive", "fish"], "positive class 'fish'"),
         (GOOD, ["--min-group", "9"], "no (label, group) cell has 9 rows"),
@@ -117,6 +120,14 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert out == ""
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_files_of_spreadsheets_and_predictions_of_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "p.csv", "\ufefflabel, prediction, group\na, a, x\nb, c, x\n")
+    assert cli.run(app, ["audit", file, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accuracy"]["value"] == 0.5
+    assert err == f"{file}: predicted, but no row's label: c; counted as wrong\n"
 
 
 def test_intersections(tmp_path: Path) -> None:

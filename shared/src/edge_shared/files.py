@@ -82,13 +82,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file.
+    """Read a UTF-8 text file; the byte order mark that spreadsheets put in front is left out.
 
     Raises:
         InputError: if it is absent, a folder, unreadable or not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

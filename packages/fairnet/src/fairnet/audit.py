@@ -6,8 +6,6 @@ a multinomial draw of that table. Metrics describe this file; they do not certif
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from edge_shared.errors import InputError
-from edge_shared.files import read_text
 from numpy.typing import NDArray
+
+from fairnet.tables import read_csv
 
 Counts = NDArray[np.int64]
 
@@ -94,27 +93,20 @@ def read_predictions(path: str | Path, label: str = "label", prediction: str = "
         group: name of the group column; several, joined by commas, make their intersections the groups.
 
     Raises:
-        InputError: a column that is missing, an empty cell (with its line), or a file without rows.
+        InputError: a column that is missing, an empty cell (with its line), predictions of other classes than the labels' alone, or a
+            file without rows.
     """
-    rows = csv.DictReader(io.StringIO(read_text(path, "predictions")), strict=True)
-    names = rows.fieldnames or []
-    groups = [name.strip() for name in group.split(",")]
-    for column in (label, prediction, *groups):
-        if column not in names:
-            raise InputError(f"{path}: no column {column!r}; it has {', '.join(names) or 'no header'}")
-    table: list[list[str]] = [[], [], []]
-    try:
-        for row in rows:
-            values = (row[label], row[prediction], " / ".join(row[name] or "" for name in groups))
-            if None in values or "" in values or any(not row[name] for name in groups):
-                raise InputError(f"{path}:{rows.line_num}: an empty cell in {label}, {prediction} or {group}")
-            for values_of_column, value in zip(table, values, strict=True):
-                values_of_column.append(value)
-    except csv.Error as error:
-        raise InputError(f"{path}:{rows.line_num}: {error}") from error
-    if not table[0]:
-        raise InputError(f"{path} has a header but no rows")
-    return Predictions(tuple(table[0]), tuple(table[1]), tuple(table[2]))
+    names = [name.strip() for name in group.split(",")]
+    table: list[tuple[str, str, str]] = []
+    for line, row in read_csv(path, (label, prediction, *names), "predictions"):
+        if not all(row[name] for name in (label, prediction, *names)):
+            raise InputError(f"{path}:{line}: an empty cell in {label}, {prediction} or {group}")
+        table.append((row[label], row[prediction], " / ".join(row[name] for name in names)))
+    labels, predicted, groups = zip(*table, strict=True)
+    if not set(labels) & set(predicted):
+        said, known = ", ".join(sorted(set(predicted))[:5]), ", ".join(sorted(set(labels))[:5])
+        raise InputError(f"{path}: no value of {prediction} ({said}) is a value of {label} ({known}); write the classes alike")
+    return Predictions(labels, predicted, groups)
 
 
 def audit(

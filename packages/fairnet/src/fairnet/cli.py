@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from edge_shared.cli import Json, Out, Resume, Seed, application, emit, run, table
+from edge_shared.cli import Json, Out, Resume, Seed, application, emit, run, say, table
 from edge_shared.errors import CheckFailed, InputError, require
 
 if TYPE_CHECKING:
@@ -81,14 +81,17 @@ def audit(
         if not separator:
             raise InputError(f"--aligned {item!r}: write LABEL=GROUP")
         pairs[name] = value
+    predictions = read_predictions(file, label, prediction, group)
     found = run_audit(
-        read_predictions(file, label, prediction, group),
+        predictions,
         aligned=pairs or None,
         positive=positive,
         resamples=resamples,
         min_group=min_group,
         seed=seed,
     )
+    if strange := sorted(set(predictions.prediction) - set(predictions.label)):
+        say(f"{file}: predicted, but no row's {label}: {', '.join(strange[:5])}; counted as wrong")
 
     def show(console: Console) -> None:
         worst = found.worst_group
@@ -255,8 +258,6 @@ def compare(
 ) -> None:
     """Methods side by side over shares and seeds, with paired intervals, as a table and a report; goes on where it was stopped."""
     require("torch", "fairnet[torch]")
-    from edge_shared.cli import say
-
     from fairnet.compare import compare as run_compare
     from fairnet.compare import write_report
     from fairnet.data.choose import load

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from edge_shared.errors import InputError
-from edge_shared.files import read_text
 
 from fairnet.data.parts import BiasedSet
 from fairnet.data.rows import PARTS, UNKNOWN, Row, assemble
+from fairnet.tables import read_csv
 
 _NAMES = {"0": "train", "1": "val", "2": "test", "valid": "val", "validation": "val"}
 
@@ -45,27 +42,3 @@ def read_image_table(
                 raise InputError(f"{file}:{line}: empty {column}")
         rows.append(Row(part, file.parent / row[path], row[label], row.get(group) or UNKNOWN, f"{file}:{line}"))
     return assemble(str(file), rows, size=size, group=group)
-
-
-def read_csv(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with a header, with their line numbers.
-
-    Raises:
-        InputError: a column that is missing, a broken line, a file without rows.
-    """
-    rows = csv.DictReader(io.StringIO(read_text(file, "table")), strict=True, restval="")
-    names = rows.fieldnames or []
-    for column in columns:
-        if column not in names:
-            raise InputError(f"{file}: no column {column!r}; it has {', '.join(names) or 'no header'}")
-    empty = True
-    try:
-        for row in rows:
-            empty = False
-            if None in row:
-                raise InputError(f"{file}:{rows.line_num}: more cells than the header has columns")
-            yield rows.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{file}:{rows.line_num}: {error}") from error
-    if empty:
-        raise InputError(f"{file} has a header but no rows")

@@ -8,7 +8,7 @@ from edge_shared.errors import InputError
 
 from fairnet.data.parts import BiasedSet
 from fairnet.data.rows import Row, assemble, folder_of
-from fairnet.data.table import read_csv
+from fairnet.tables import read_csv
 
 CLASSES, PLACES = ("landbird", "waterbird"), ("land", "water")
 PARTS = ("train", "val", "test")
