@@ -14,13 +14,17 @@ from moofa.presets import PRESETS
 from moofa.profile import profile, profile_all
 from moofa.space import Choice
 
+BOARD = load("stm32h743")
 GOLDEN = json.loads((Path(__file__).parent / "golden_peaks.json").read_text())
 
 MCUNET = {
     "in0": (48, 24, "1,16,1,3 4,16,2,5 3,16,1,3 4,16,1,3 5,24,2,7 4,24,1,5 5,24,1,5 5,48,2,7 4,48,1,5 5,56,1,3 4,56,1,5 5,56,1,3 6,112,2,3 4,112,1,5 6,192,1,3"),
+    "in1": (96, 16, "1,8,1,3 4,16,2,3 3,16,1,3 3,24,2,7 5,24,1,3 5,40,2,3 4,40,1,7 4,48,1,5 3,48,1,3 4,48,1,3 5,96,2,7 4,96,1,5 4,96,1,5 6,160,1,3"),
     "in2": (160, 16, "1,8,1,3 3,16,2,5 6,16,1,7 5,16,1,3 5,16,1,5 5,24,2,3 6,24,1,7 6,24,1,5 4,40,2,7 5,40,1,5 5,48,1,3 5,48,1,5 4,48,1,3 6,96,2,5 4,96,1,5 3,96,1,5 4,96,1,3 5,160,1,5"),
+    "in3": (176, 16, "1,8,1,3 3,16,2,7 5,16,1,3 5,16,1,7 4,16,1,5 5,24,2,5 5,24,1,5 5,24,1,5 5,40,2,3 6,40,1,7 4,40,1,5 5,48,1,5 5,48,1,7 4,48,1,3 6,96,2,3 5,96,1,7 4,96,1,3 5,160,1,7"),
     "in4": (160, 32, "1,16,1,3 3,24,2,7 5,24,1,3 4,24,1,5 5,40,2,7 4,40,1,3 4,40,1,7 3,80,2,7 3,80,1,3 3,80,1,7 4,96,1,3 3,96,1,5 3,96,1,5 4,192,2,7 3,192,1,7 3,192,1,5 4,320,1,5"),
 }  # fmt: skip
+PUBLISHED_SRAM_KB = {"in0": 49, "in1": 96, "in2": 215, "in3": 260, "in4": 416}  # TinyEngine's measured results, STM32H743
 OFA = {
     # resolution, stem, blocks (k e o s SE), final expand, mix, mix has norm; MACs, params with norms, activation peak
     "flops-389M": (
@@ -138,6 +142,11 @@ def test_defect_3_model_a_counts_the_skip_in_the_projection():
         full = profile(config, memory_model="A", with_layers=False).peak_items
         assert full >= published
         under += full > published
+        # Whether a device has room is asked of the full model in either case.
+        with_device, with_both = (
+            profile(config, memory_model="A", device=BOARD, compat=c, with_layers=False) for c in (None, "moofa-paper")
+        )
+        assert (with_both.sram_bytes, with_both.fits) == (with_device.sram_bytes, with_device.fits)
     # The paper's metric promises too little for many of its own networks.
     assert under > len(sample) / 6
 
@@ -169,18 +178,21 @@ def test_extremes_of_the_published_spaces(space, resolution, end, compat_peak, f
     ("name", "macs", "params", "activations", "sram_kib", "flash_kib"),
     [
         ("in0", 6.364, 0.7498, 46_080, 48.89, 779.1),
+        ("in1", 12.790, 0.6362, 92_160, 95.73, 663.4),
         ("in2", 67.287, 0.7294, 204_800, 214.63, 764.5),
+        ("in3", 81.176, 0.7322, 247_808, 260.10, 766.3),
         ("in4", 125.874, 1.7326, 409_600, 416.13, 1761.6),
     ],
 )
 def test_tinyengine_sram_of_mcunet_on_stm32h743(name, macs, params, activations, sram_kib, flash_kib):
     config = MobileConfig.parse(mcunet(name))
-    found = profile(config, device=load("stm32h743"), bits=8)
+    found = profile(config, device=BOARD, bits=8)
     assert round(found.macs / 1e6, 3) == macs
     assert round(found.params_with_bn / 1e6, 4) == params
     assert (found.memory_model, found.peak_bytes) == ("C", activations)
     assert found.peak_layer == "blocks.1.expand.conv"
     assert found.sram_bytes / 1024 == pytest.approx(sram_kib, abs=0.0051)
+    assert round(found.sram_bytes / 1024) == PUBLISHED_SRAM_KB[name]
     assert round(found.flash_bytes / 1024, 1) == flash_kib
     assert found.fits
 
@@ -212,6 +224,13 @@ def test_mid_wins_over_expand_and_expand_one_has_no_expansion():
     ]  # fmt: skip
 
 
+def test_a_null_is_a_field_left_out():
+    base = {"resolution": 8, "in_channels": 1, "stem": {"out": 8, "kernel": 3, "stride": 1}, "classes": 10}
+    block = {"kernel": 3, "expand": 1, "out": 8, "stride": 1, "se": False}
+    nulls = {**base, "blocks": [{**block, "expand": None, "mid": None, "se": None, "stride": None}], "final_expand": None}
+    assert profile_all({**nulls, "feature_mix": None, "feature_mix_bn": None}) == profile_all({**base, "blocks": [block]})
+
+
 def test_command_prints_one_document_for_one_network_and_a_list_for_a_list(tmp_path, capsys):
     one, many = tmp_path / "one.json", tmp_path / "many.json"
     one.write_text(json.dumps(mcunet("in0")))
@@ -234,7 +253,11 @@ def test_command_prints_one_document_for_one_network_and_a_list_for_a_list(tmp_p
         ("[3]", "network 0: a network is a JSON object"),
         ('[{"resolution": 8}]', "network 0: stem"),
         ('{"resolution": 8, "stem": {"out": 8}, "blocks": [{"kernel": -1, "out": 8}]}', "blocks.0.kernel"),
-        ('{"resolution": 8, "stem": {"out": 8}, "blocks": [], "colour": 1}', "colour"),
+        ('{"resolution": 8, "stem": {"out": 8}, "blocks": [], "colour": 1}', "colour is no known field; known: resolution"),
+        ('{"resolution": 8, "stem": {"out": 8}, "blocks": [{"kernal": 3, "out": 8}]}', "blocks.0.kern"),
+        ('{"resolution": 8, "stem": {"out": 8}, "blocks": [{"kernel": 4, "out": 8}]}', "kernels are odd"),
+        ('{"resolution": null, "stem": {"out": 8}, "blocks": []}', "resolution is missing"),
+        ('{"resolution": 8, "stem": 8, "blocks": []}', "stem must be an object"),
     ],
 )
 def test_bad_networks_are_refused_in_one_line(tmp_path, capsys, text, message):

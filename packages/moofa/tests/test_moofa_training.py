@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from edge_shared.data.vision import load_images
+from edge_shared.data.vision import ImageSet, load_images
 from edge_shared.errors import InputError
 from moofa.budget import Budget, Target
 from moofa.costs import CostTable
@@ -144,8 +144,25 @@ def test_bad_settings_are_refused():
             SupernetConfig(**options)
 
 
-def test_learns_digits_on_a_cpu_and_predicts(tmp_path):
-    """Defects 5 and 10: labels from held-out training images, and no GPU anywhere."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of `moofa train`, and which parts of the data were read for it."""
+    from edge_shared.cli import run
+    from moofa.cli import app
+
+    folder, seen, arrays = tmp_path_factory.mktemp("trained") / "supernet", set(), ImageSet.arrays
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageSet, "arrays", lambda images, part: seen.add(part) or arrays(images, part))
+        assert run(app, ["train", "--limit", "200", "--epochs", "1", "--networks", "10", "--out", str(folder)]) == 0
+    return folder, seen
+
+
+def test_defect_5_neither_supernet_nor_predictor_sees_the_test_part(trained):
+    """The accuracies that the predictor learns from are counted on held-out training images."""
+    assert trained[1] == {"train", "val"}
+
+
+def test_defect_10_learns_digits_on_a_cpu_and_predicts(tmp_path):
     images = load_images("digits", seed=0)
     space = PRESETS["digits8"]()
     torch.manual_seed(0)
@@ -259,14 +276,12 @@ def test_measured_networks_are_spread_over_memory():
     assert {int(ram.min()), int(ram.max())} == set(map(int, ends))
 
 
-def test_an_interrupted_fine_tuning_goes_on_and_ends_at_the_same_weights(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_fine_tuning_goes_on_and_ends_at_the_same_weights(trained, tmp_path, capsys, monkeypatch):
     import edge_shared.training
     from edge_shared.cli import run
     from moofa.cli import app
 
-    model = str(tmp_path / "supernet")
-    assert run(app, ["train", "--limit", "200", "--epochs", "1", "--networks", "10", "--out", model]) == 0
-    words = ["extract", "--model", model, "--budget", "3kB", "--epochs", "2", "--out"]
+    words = ["extract", "--model", str(trained[0]), "--budget", "3kB", "--epochs", "2", "--out"]
     fit, ends = edge_shared.training.fit, []
 
     def whole(network, *arguments, **settings):

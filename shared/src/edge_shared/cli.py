@@ -127,7 +127,7 @@ def emit(document: Any, as_json: bool, show: Callable[[Console], None] | None = 
         show: draws tables on the console it is given; without it the document is printed as JSON anyway.
     """
     if as_json or show is None:
-        _print(json.dumps(plain(document), allow_nan=False, indent=None if as_json else 2))
+        _print(_text(document, None if as_json else 2))
         return
     from rich.console import Console
 
@@ -136,7 +136,14 @@ def emit(document: Any, as_json: bool, show: Callable[[Console], None] | None = 
 
 def emit_line(document: Any) -> None:
     """Print one JSON line of a stream on stdout at once."""
-    _print(json.dumps(plain(document), allow_nan=False))
+    _print(_text(document))
+
+
+def _text(document: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(document, allow_nan=False, default=plain, indent=indent)
+    except (TypeError, ValueError):  # a NaN, or keys that are no text: only then every value is looked at
+        return json.dumps(plain(document), allow_nan=False, indent=indent)
 
 
 def _print(text: str) -> None:

@@ -151,6 +151,10 @@ class Network:
                 readers[name].append(layer)
         return {name: tuple(layers) for name, layers in readers.items()}
 
+    @cached_property
+    def _deployed(self) -> Network:
+        return _deploy(self)
+
     def storage(self, name: str) -> str:
         """The tensor that owns the storage of `name`."""
         while (owner := self.tensors[name].alias_of) is not None:
@@ -220,8 +224,13 @@ def deployed(network: Network) -> Network:
     A norm is folded where its input has no other reader. An activation becomes part of the layer before it (any layer
     with a single reader); its tensor disappears. Parameters of a folded norm become the producer's bias.
     """
+    return network._deployed  # kept with the network: every memory model and the flash ask for it
+
+
+def _deploy(network: Network) -> Network:
     renamed: dict[str, str] = {}
     layers: list[Layer] = []
+    changes: list[dict[str, Any]] = []  # of each of `layers`
     writer: dict[str, int] = {}
 
     def single(name: str) -> bool:
@@ -236,8 +245,7 @@ def deployed(network: Network) -> Network:
             continue
         if layer.kind == "norm" and layer.op == "batch_norm" and fusable and producer is not None and layers[producer].kind in WEIGHTED:
             before = layers[producer]
-            bias = before.out_channels
-            layers[producer] = replace(before, bias=True, params=before.weights + bias)
+            changes[producer].update(bias=True, params=before.weights + before.out_channels)
             renamed[layer.output] = inputs[0]
             continue
         if layer.kind == "activation" and fusable:
@@ -245,9 +253,11 @@ def deployed(network: Network) -> Network:
             continue
         writer[layer.output] = len(layers)
         in_shape = network.tensors[inputs[0]].shape if inputs else layer.in_shape
-        # Copies are made only where something changes: most of the time of a profile would go into them.
         changed = inputs != layer.inputs or in_shape != layer.in_shape
-        layers.append(replace(layer, inputs=inputs, in_shape=in_shape) if changed else layer)
+        changes.append({"inputs": inputs, "in_shape": in_shape} if changed else {})
+        layers.append(layer)
+    # One copy of a layer at most, and only where something changes: most of the time of a profile would go into them.
+    layers = [replace(layer, **change) if change else layer for layer, change in zip(layers, changes, strict=True)]
     used = {name for layer in layers for name in (*layer.inputs, layer.output)} | set(network.inputs)
     tensors = {}
     for name, tensor in network.tensors.items():

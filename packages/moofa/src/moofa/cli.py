@@ -46,14 +46,18 @@ def profile(
     A network is {"resolution", "in_channels", "stem": {"out", "kernel", "stride"}, "blocks": [{"kernel", "expand", "mid", "out",
     "stride", "se"}], "final_expand", "feature_mix", "feature_mix_bn", "classes"}.
     """
+    from edge_shared.errors import InputError
     from edge_shared.files import read_json
     from edge_shared.units import format_bytes, format_count
 
     from moofa.profile import profile_all
 
+    if compat is not None and (compat != "moofa-paper" or memory_model not in (None, "A")):
+        raise InputError(f"--compat {compat!r}: the one known is moofa-paper, which counts with --memory-model A")
+    chosen = _target(memory_model, bits, device).device  # a wrong option ends the command here, and is no fault of a network
     documents = read_json(file, "network")
     profiles = profile_all(
-        documents, where=str(file), memory_model=memory_model, bits=bits, device=_device(device), compat=compat, with_layers=layers
+        documents, where=str(file), memory_model=memory_model, bits=bits, device=chosen, compat=compat, with_layers=layers
     )
 
     def show(console: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_shared import flops
@@ -52,7 +52,8 @@ class Profile:
         params_with_bn: with the norms' scale and shift.
         peak_items, peak_bytes, peak_layer: the largest need of any layer under `memory_model`, at `bits` per element.
         sram_bytes: RAM that the network takes: `peak_bytes`; on a microcontroller with TinyEngine's scratch buffers; on a device
-            that keeps weights in RAM with the weights (model A counts those of one layer at a time and adds none).
+            that keeps weights in RAM with the weights (model A counts those of one layer at a time and adds none). On a device it is
+            the memory model's own figure even with `compat`.
         flash_bytes: weights at `bits`, biases and scales; no code.
         memory_model, bits, compat, device: what was asked for.
         utilisation: `sram_bytes` over the device's budget (`moofa.budget.device_budget`); None without a device.
@@ -81,9 +82,10 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `layers` is left out if empty, and a compat metric says what it is."""
-        data = asdict(self)
-        if not self.layers:
-            del data["layers"]
+        data = dict(vars(self))
+        del data["layers"]
+        if self.layers:
+            data["layers"] = [dict(vars(layer)) for layer in self.layers]
         if self.compat:
             data["note"] = PAPER_NOTE
         return data
@@ -124,7 +126,9 @@ def profile(
     if target.has_scratch:
         buffers = sram(network)
         scratch_bytes = buffers.column_buffer + buffers.kernel_buffer
-    needed = target.ram(found.bytes, flash_bytes, scratch_bytes)
+    # Whether a device has room is never answered with the paper's metric.
+    real = peak(network, model, bits=bits) if compat and device else found
+    needed = target.ram(real.bytes, flash_bytes, scratch_bytes)
     utilisation = fits = None
     if device:
         limits = device_budget(target).limits

@@ -7,9 +7,9 @@ classifier. The JSON form is the input of ``moofa profile``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_shared.architectures._builder import NetworkBuilder
 from edge_shared.errors import InputError
@@ -27,22 +27,36 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError("kernels are odd: with padding kernel // 2 an even one does not keep the size")
+    return kernel
+
+
+Kernel = Annotated[int, Field(gt=0, le=31), AfterValidator(_odd)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class Stem(_Strict):
     """The first convolution: output channels, kernel size, stride."""
 
     out: int = Field(gt=0, le=65536)
-    kernel: int = Field(default=3, gt=0, le=31)
+    kernel: Kernel = 3
     stride: int = Field(default=2, gt=0, le=8)
 
 
 class Block(_Strict):
     """An inverted residual block. `mid` given wins over `expand`; expand 1 has no expansion convolution."""
 
-    kernel: int = Field(gt=0, le=31)
+    kernel: Kernel
     expand: float = Field(default=1, gt=0, le=64)
     mid: int | None = Field(default=None, gt=0, le=1048576)
     out: int = Field(gt=0, le=65536)
@@ -82,7 +96,7 @@ class MobileConfig(_Strict):
 
     @staticmethod
     def parse(data: Any, where: str = "network") -> MobileConfig:
-        """Validate plain data.
+        """Validate plain data; a field that is null counts as left out.
 
         Raises:
             InputError: naming the field that is wrong and what it may be.
@@ -90,9 +104,22 @@ class MobileConfig(_Strict):
         try:
             return MobileConfig.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "document"
-            raise InputError(f"{where}: {field}: {first['msg']} (got {str(first['input'])[:60]})") from error
+            raise InputError(f"{where}: {_problem(error)}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = first["loc"]
+    field = ".".join(map(str, place)) or "the network"
+    parts: dict[str, type[BaseModel]] = {"stem": Stem, "blocks": Block}
+    part = parts.get(str(place[0]), MobileConfig) if len(place) > 1 else MobileConfig
+    if first["type"] == "extra_forbidden":
+        return f"{field} is no known field; known: {', '.join(part.model_fields)}"
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    if first["type"] in ("model_type", "tuple_type"):
+        return f"{field} must be {'an object' if first['type'] == 'model_type' else 'a list'}, got {str(first['input'])[:60]}"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')} (got {str(first['input'])[:60]})"
 
 
 def network(config: MobileConfig) -> Network:

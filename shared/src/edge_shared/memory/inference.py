@@ -96,7 +96,7 @@ def peak(
             return by_bytes[layer.name]
         return items * network.tensors[layer.output].itemsize
 
-    by_bytes = _live(network, in_bytes=True) if model == "D" and bits is None and len(sizes) > 1 else {}
+    by_bytes = _live(network, lifetimes(network), in_bytes=True) if model == "D" and bits is None and len(sizes) > 1 else {}
     per_layer = tuple(LayerMemory(layer.name, items, size_in_bytes(layer, items)) for layer, items in needs)
     top = max(per_layer, key=lambda need: need.bytes)
     return Peak(model, top.items, top.bytes, top.layer, per_layer)
@@ -127,8 +127,7 @@ def pooled(network: Network) -> set[str]:
     return result
 
 
-def _live(network: Network, *, in_bytes: bool = False) -> dict[str, int]:
-    spans = lifetimes(network)
+def _live(network: Network, spans: dict[str, tuple[int, int]], *, in_bytes: bool = False) -> dict[str, int]:
     sizes = {name: network.tensors[name].items * (network.tensors[name].itemsize if in_bytes else 1) for name in spans}
     change = [0] * (len(network.layers) + 2)  # at index + 1: what comes alive less what has died
     for name, (first, last) in spans.items():
@@ -139,10 +138,11 @@ def _live(network: Network, *, in_bytes: bool = False) -> dict[str, int]:
 
 
 def _needs(network: Network, model: str, compat: str | None) -> list[tuple[Layer, int]]:
-    live = _live(network)
+    spans = lifetimes(network)
+    live = _live(network, spans)
     if model == "D":
         return [(layer, live[layer.name]) for layer in network.layers]
-    head, spans = pooled(network), lifetimes(network)
+    head = pooled(network)
     needs = []
     for index, layer in enumerate(network.layers):
         own = sum(network.tensors[name].items for name in {network.storage(name) for name in (*layer.inputs, layer.output)})
