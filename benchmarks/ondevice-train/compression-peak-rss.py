@@ -2,9 +2,10 @@
 
     python benchmarks/ondevice-train/compression-peak-rss.py
 
-Three steps of SGD on random images at 128x128. `started` is a process that has imported, built the model and made the batch;
-`inference` has run one forward pass without gradients. What a method adds to `inference` is its training memory. Rows with "pages given
-back" run under MALLOC_MMAP_THRESHOLD_=1048576: glibc then returns every large block at once, and its own reserve is not counted.
+A process makes its plan and takes three steps of SGD on random images at 128x128. `started` is a process that has imported, built the
+model and made the batch; `inference` has run one forward pass without gradients. What a method adds to `inference` is its training
+memory. As in `fit`, every method but plain training gives freed blocks back to the system (`return_freed_blocks`); rows of the other
+kind show what that does alone, and "steps only" leaves the making of the plan to another process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from edge_shared.files import read_json, write_json
 from edge_shared.memory import measure
 from edge_shared.report import environment
 from ondevice_train import models
-from ondevice_train.compression.bench import evaluation_norms, train_alone
+from ondevice_train.compression.bench import evaluation_norms, sgd, training_step
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import Plan
+from ondevice_train.compression.prepare import prepare
+from ondevice_train.ops.allocator import return_freed_blocks
 
 FILE = RESULTS / "ondevice-train-compression-peak-rss.json"
 PARTIAL = FILE.with_suffix(".partial.json")
@@ -33,21 +36,40 @@ METHODS = {
     "fixed-bases": ("fixed-bases", {"basis": "cosine", "ratio": 0.2}),
     "checkpointing": ("checkpointing", {}),
 }
+ROWS = {
+    "plain": ("plain", False),
+    "asi": ("asi", True),
+    "checkpointing": ("checkpointing", True),
+    "fixed-bases": ("fixed-bases", True),
+    "asi, freed blocks kept": ("asi", False),
+    "plain, freed blocks returned": ("plain", True),
+    "asi, steps only": ("asi", True),
+}
+"""Label -> method, and whether freed blocks go back to the system."""
 
 
-RETURNS = ", pages given back"
-
-
-def child(kind: str, model: str, batch: int, size: int) -> None:
-    """What runs alone."""
+def child(kind: str, model: str, batch: int, size: int, report: Path) -> None:
+    """What runs alone; writes its plan to `report`, or takes the steps of the plan that lies there."""
+    if kind in ROWS and ROWS[kind][1]:
+        return_freed_blocks()
     network, _ = models.build(model, classes=10, size=size)
-    if kind == "started":
-        torch.randn(batch, 3, size, size)
-    elif kind == "inference":
+    x, y = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
+    if kind == "inference":
         with torch.no_grad():
-            network.eval()(torch.randn(batch, 3, size, size))
+            network.eval()(x)
+    if kind not in ROWS:
+        return
+    evaluation_norms(network)
+    if report.exists():
+        made = Plan.from_json(json.loads(report.read_text()))
     else:
-        train_alone(network, Plan.from_json(json.loads(Path(kind).read_text())), batch, size)
+        name, settings = METHODS[ROWS[kind][0]]
+        made = plan(network, x, method=name, labels=y, **settings)
+        write_json(report, made.to_json())
+    prepare(network, made)
+    optimizer = sgd(network)
+    for _ in range(3):
+        training_step(network, x, y, optimizer)
 
 
 def main() -> None:
@@ -56,52 +78,33 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    common = (arguments.model, arguments.batch, arguments.size)
     if arguments.child:
-        child(arguments.child, *common)
+        child(arguments.child, arguments.model, arguments.batch, arguments.size, arguments.report)
         return
-    network, _ = models.build(arguments.model, classes=10, size=arguments.size)
-    evaluation_norms(network)
-    x, y = torch.randn(arguments.batch, 3, arguments.size, arguments.size), torch.arange(arguments.batch) % 10
+    common = ["--model", arguments.model, "--batch", str(arguments.batch), "--size", str(arguments.size)]
     record = read_json(PARTIAL) if PARTIAL.exists() else {"rows": {}}
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        "--model",
-        arguments.model,
-        "--batch",
-        str(arguments.batch),
-        "--size",
-        str(arguments.size),
-    ]
-    for label in ("started", "inference", *METHODS, *(f"{method}{RETURNS}" for method in ("plain", "asi"))):
-        if label in record["rows"]:
-            continue
-        row: dict = {}
-        method, _, returns = label.partition(RETURNS[:2])
-        settled = ["env", "MALLOC_MMAP_THRESHOLD_=1048576"] if returns else []
-        with tempfile.TemporaryDirectory() as folder:
-            kind = label
-            if method in METHODS:
-                name, settings = METHODS[method]
-                made = plan(network, x, method=name, labels=y, **settings)
-                kind = str(Path(folder) / "plan.json")
-                write_json(kind, made.to_json())
-                row = {"predicted_saved_bytes": made.predicted_bytes, "vanilla_saved_bytes": made.vanilla_bytes}
-            row["peak_rss_bytes"] = measure.peak_rss([*settled, *command, "--child", kind])
-        rows = {**record["rows"], label: row}
-        base = rows.get("inference", {}).get("peak_rss_bytes", 0)
-        if method in METHODS:
-            row["above_inference_bytes"] = row["peak_rss_bytes"] - base
-        record = {
-            "command": "python benchmarks/ondevice-train/compression-peak-rss.py", "what": " ".join(__doc__.split("\n\n")[2].split()),
-            "model": arguments.model, "batch": arguments.batch, "size": arguments.size, "seed": 0, "rows": rows, "environment": environment(),
-        }  # fmt: skip
-        write_json(PARTIAL, record)
-        print(label, row, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for label in ("started", "inference", *ROWS):
+            if label in record["rows"]:
+                continue
+            report = Path(folder) / f"{label}.json"
+            command = [sys.executable, "-W", "ignore", __file__, *common, "--report", str(report)]
+            if label.endswith(", steps only"):
+                measure.peak_rss([*command, "--child", label])  # makes the plan
+            row = {"peak_rss_bytes": measure.peak_rss([*command, "--child", label])}
+            if label in ROWS:
+                made = Plan.from_json(read_json(report))
+                row["above_inference_bytes"] = row["peak_rss_bytes"] - record["rows"]["inference"]["peak_rss_bytes"]
+                row |= {"predicted_saved_bytes": made.predicted_bytes, "vanilla_saved_bytes": made.vanilla_bytes}
+            record = {
+                "command": "python benchmarks/ondevice-train/compression-peak-rss.py", "what": " ".join(__doc__.split("\n\n")[2].split()),
+                "model": arguments.model, "batch": arguments.batch, "size": arguments.size, "seed": 0,
+                "rows": {**record["rows"], label: row}, "environment": environment(),
+            }  # fmt: skip
+            write_json(PARTIAL, record)
+            print(label, row, flush=True)
     PARTIAL.replace(FILE)
 
 

@@ -207,12 +207,16 @@ def fit(
         config = FitConfig()
     from dataclasses import asdict
 
+    from ondevice_train.ops.allocator import return_freed_blocks
+
     folder = open_run(out, resume, asdict(config)) if out or resume else None
     if folder is not None and folder.resumed:
         try:
             config = FitConfig(**folder.config)
         except TypeError as error:
             raise InputError(f"--resume {resume}: its config.json is of another program ({error})") from error
+    if config.method != "plain":
+        return_freed_blocks()
     result = run(config, folder=folder.path if folder else None, onnx=onnx)
     if folder is not None:
         write_fit(folder.path, result, " ".join(["ondevice-train", *sys.argv[1:]]))

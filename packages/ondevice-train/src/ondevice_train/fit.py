@@ -272,7 +272,8 @@ class _Session:
         """Train, validation and test loaders."""
         config = self.config
         train_loader = self.data.loader("train", config.batch_size, shuffle=True, seed=config.seed)
-        return train_loader, self.data.loader("val", 256), self.data.loader("test", 256)
+        # No larger batches than in training: they would take more memory than it.
+        return train_loader, self.data.loader("val", config.batch_size), self.data.loader("test", config.batch_size)
 
     def timed(self, step: Step) -> None:
         """Note the time since the step before."""

@@ -28,6 +28,7 @@ from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import Plan
 from ondevice_train.compression.predict import predict
 from ondevice_train.compression.prepare import codecs, prepare
+from ondevice_train.ops.allocator import return_freed_blocks
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,8 @@ def choice_elements(shape: tuple[int, ...]) -> int:
 
 def train_alone(model: nn.Module, made: Plan, batch: int, size: int, steps: int = 3) -> None:
     """A few steps under a plan: what a process of its own runs when its peak memory is measured."""
+    if made.method != "plain":
+        return_freed_blocks()  # as `fit` does
     prepare(evaluation_norms(model), made)
     optimizer = sgd(model)
     x, y = torch.randn(batch, 3, size, size), torch.arange(batch) % 10

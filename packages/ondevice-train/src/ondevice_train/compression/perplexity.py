@@ -1,7 +1,7 @@
 """Gradient-error tables: what each rank choice of each layer costs in bytes and in |dW - dW_exact| (ASI's "perplexity").
 
-One forward and one backward pass of the plain model. Since dX is exact at any rank, every layer can be judged in the same
-pass; each is judged the moment its output gradient arrives, so that no gradients pile up.
+One forward and one backward pass of the model, its blocks run again in the latter. Since dX is exact at any rank, every layer can be
+judged in the same pass; each is judged the moment its input and its output gradient are there, so that neither piles up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from ondevice_train.compression._codec import Codec
 from ondevice_train.compression._geometry import Geometry, geometry_of
+from ondevice_train.compression.checkpointing import blocks
+from ondevice_train.compression.recompute import Recomputed, recomputed
+from ondevice_train.ops.frozen_norm import freeze_norms, thaw_norms
+from ondevice_train.ops.masks import pack_activations, unpack_activations
 
 EPSILONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -120,23 +124,49 @@ def judge(
     tables: dict[str, LayerTable] = {}
     hooks = []
     modules = dict(model.named_modules())
+    state = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    # Choosing must not take the memory that the choice saves: norms and activations keep what an exact gradient needs and no more, and
+    # blocks are run again in the backward pass. Of a layer inside one, the first call tells the shapes and brings the gradient, the
+    # second its input; either may come first.
+    if all(norm.track_running_stats for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)):
+        freeze_norms(model)
+    pack_activations(model, smooth=False)
+    again = [Recomputed(modules[name], eight_bit=False) for name in blocks(model) if recomputed(modules[name]) is None]
+    twice = {id(part) for block in again for part in block.module.modules()}
+    inputs: dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
     for name in names:
 
-        def watch(module: nn.Module, args: tuple[Tensor, ...], y: Tensor, name: str = name) -> None:
-            x = args[0].detach().clone()  # a later in-place activation must not change it
-            table = LayerTable(name, "conv" if x.ndim == 4 and isinstance(module, nn.Conv2d) else "linear", tuple(x.shape), tuple(y.shape))
-            tables[name] = table
+        def judged(module: nn.Module, name: str) -> None:
+            if name in inputs and name in grads:
+                x, grad = inputs.pop(name), grads.pop(name)
+                with torch.no_grad():
+                    _judge_layer(tables[name], module, x, grad, options(name, module, x), timed)
+
+        def enter(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+            if id(module) not in twice or name in tables:
+                inputs[name] = args[0].detach()  # the layer keeps it too, so that autograd lets nothing change it
+                judged(module, name)
+
+        def leave(module: nn.Module, args: tuple[Tensor, ...], y: Tensor, name: str = name) -> None:
+            if name in tables:
+                return
+            x = args[0]
+            kind = "conv" if x.ndim == 4 and isinstance(module, nn.Conv2d) else "linear"
+            tables[name] = LayerTable(name, kind, tuple(x.shape), tuple(y.shape))
 
             def arrived(grad: Tensor) -> None:
-                with torch.no_grad():
-                    _judge_layer(table, module, x, grad.detach(), options(name, module, x), timed)
+                grads[name] = grad.detach()
+                judged(module, name)
 
             y.register_hook(arrived)
 
-        hooks.append(modules[name].register_forward_hook(watch))
-    state = [(module, module.training) for module in model.modules()]
-    model.eval()
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        hooks.append(modules[name].register_forward_pre_hook(enter))
+        hooks.append(modules[name].register_forward_hook(leave))
+    for block in again:
+        block.install()
     try:
         with torch.enable_grad():
             start = [modules[name].weight for name in names]
@@ -145,8 +175,12 @@ def judge(
             loss = loss_of(model(example), labels)
             torch.autograd.grad(loss, start, allow_unused=True)  # type: ignore[arg-type]
     finally:
+        for block in again:
+            block.remove()
         for hook in hooks:
             hook.remove()
+        unpack_activations(model)
+        thaw_norms(model)
         for module, flag in state:
             module.training = flag
         for parameter, flag in flags:

@@ -75,10 +75,15 @@ class Recomputed:
         tensors = {id(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()}
         return self.eight_bit and len(tensors) == 1 and not self._random()
 
+    def _backward_follows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether anything is kept for this call at all: not below the shallowest layer that trains."""
+        tensors = (*args, *kwargs.values(), *self.module.parameters())
+        return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in tensors)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of the module."""
         forward = type(self.module).forward
-        if not torch.is_grad_enabled():
+        if not self._backward_follows(args, kwargs):
             return forward(self.module, *args, **kwargs)
         if not self.rounds(args, kwargs):
             return checkpoint(lambda *inner, **named: forward(self.module, *inner, **named), *args, use_reentrant=False, **kwargs)

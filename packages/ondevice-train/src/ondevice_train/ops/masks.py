@@ -158,10 +158,11 @@ class _Smooth(torch.autograd.Function):
             steps = _STEPS[bits]
             view, ctx.order = _in_memory_order(x)
             code = torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
-            # Piece by piece: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly.
+            # Piece by piece: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly. Codes lie
+            # between 0 and `steps` by themselves; the half makes the cut of the integer a rounding.
             scale = x.new_full((min(_PIECE, x.numel()),), steps / 2)
             for part, out in zip(view.reshape(-1).split(_PIECE), code.split(_PIECE), strict=True):
-                out.copy_(_derivative(kind, part, scale[: part.numel()]).add_(steps / 4).round_().clamp_(0, steps).to(torch.int32))
+                out.copy_(_derivative(kind, part, scale[: part.numel()]).add_(steps / 4 + 0.5).to(torch.int32))
             if bits == 4:
                 code = F.pad(code, (0, code.numel() % 2)).view(-1, 2)
                 code = code[:, 0] | (code[:, 1] << 4)
@@ -178,8 +179,12 @@ class _Smooth(torch.autograd.Function):
         (code,) = ctx.saved_tensors
         if ctx.bits == 4:
             code = torch.stack((code & 15, code >> 4), 1).view(-1)[: math.prod(ctx.shape)]
-        derivative = code.view(ctx.shape).to(grad.dtype).mul_(2 / _STEPS[ctx.bits]).sub_(0.5)
-        return grad * _restore_order(derivative, ctx.order), None, None, None
+        view = grad if ctx.order is None else grad.permute(ctx.order)
+        dx = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device)
+        pieces = zip(code.split(_PIECE), view.reshape(-1).split(_PIECE), dx.view(-1).split(_PIECE), strict=True)
+        for part, inside, out in pieces:
+            out.copy_(part).mul_(2 / _STEPS[ctx.bits]).sub_(0.5).mul_(inside)
+        return _restore_order(dx, ctx.order), None, None, None
 
 
 def smooth(x: Tensor, kind: str, bits: int = 8, inplace: bool = False) -> Tensor:

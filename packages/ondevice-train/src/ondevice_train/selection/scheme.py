@@ -92,7 +92,8 @@ def read_scheme(text: str, architecture: str) -> Any:
         except json.JSONDecodeError as error:
             raise InputError(f"--scheme: character {error.pos} is no JSON: {error.msg}") from error
     if not Path(text).exists():
-        raise InputError(f"--scheme {text}: no such file; published schemes of {architecture}: {', '.join(known) or 'none'}")
+        published = ", ".join(known) or f"none (they are of {', '.join(PUBLISHED)})"
+        raise InputError(f"--scheme {text}: no such file; published schemes of {architecture}: {published}")
     return read_json(text, "--scheme")
 
 
