@@ -32,7 +32,7 @@ def ledger() -> ModuleType:
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_tutorial_runs_top_to_bottom(path: Path, tmp_path: Path) -> None:
     """A line that is meant to fail says so itself, by ``|| true``."""
     script = "\n".join(SHELL.findall(path.read_text()))

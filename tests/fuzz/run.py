@@ -15,6 +15,8 @@ os.environ["NUMBA_DISABLE_JIT"] = "1"  # instrumented functions are Python: Numb
 import atheris
 from targets import targets
 
+PACKAGES = ("edge_shared", "edge_ids", "fairnet", "moofa", "ondevice_train", "tinyeeg")
+
 
 def main() -> None:
     known = targets()
@@ -26,11 +28,11 @@ def main() -> None:
         corpus = folder / "corpus"
         corpus.mkdir()
         (corpus / "seed").write_bytes(target.seed)
-        for module in [name for name in sys.modules if name.split(".")[0] in ("edge_shared", "edge_ids", "tinyeeg")]:
+        for module in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
             if module != "edge_shared.errors":  # its exception classes are known to `targets` by identity
                 del sys.modules[module]
         # Parsers import what they need when they are called: the first call brings it in, instrumented.
-        with atheris.instrument_imports(include=["edge_shared", "edge_ids", "tinyeeg"]):
+        with atheris.instrument_imports(include=list(PACKAGES)):
             target.run(target.seed, folder)
         options = ["-rss_limit_mb=4096", "-timeout=10", "-max_len=65536"]
         atheris.Setup([*sys.argv, *options, str(corpus)], lambda data: bool(target.run(data, folder)) and None)

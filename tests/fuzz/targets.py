@@ -5,9 +5,11 @@ A parser may refuse a file by `InputError`; any other exception is a finding.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,81 @@ def _device(path: Path) -> None:
     devices.load(path)
 
 
+def _scheme(path: Path) -> None:
+    from edge_shared.files import read_json
+    from ondevice_train.selection.scheme import scheme_memory
+
+    scheme_memory("mcunet-5fps", read_json(path), accounting="mcunetv3")
+
+
+def _plan(path: Path) -> None:
+    from edge_shared.files import read_json
+    from ondevice_train.compression.plans import Plan
+
+    Plan.from_json(read_json(path))
+
+
+def _space(path: Path) -> None:
+    from moofa.space import load_space
+
+    load_space(str(path)).smallest()
+
+
+def _latency(path: Path) -> None:
+    from moofa.latency import LatencyTable
+    from moofa.space import load_space
+
+    LatencyTable.load(path, load_space("digits8"))
+
+
+def _road(path: Path) -> None:
+    from edge_ids.can.road import read_metadata
+
+    read_metadata(path)
+
+
+def _predictions(path: Path) -> None:
+    from fairnet.audit import audit, read_predictions
+
+    audit(read_predictions(path), resamples=0)
+
+
+def _eeg_model(path: Path) -> None:
+    from tinyeeg.deployed import Deployed
+
+    Deployed.load(path)
+
+
+def _can_model(path: Path) -> None:
+    """The arrays, with the checksum that belongs to them: what someone writes who means harm."""
+    from edge_ids.can.detector import StreamingDetector
+    from edge_ids.can.profile import FORMAT, Profile
+
+    raw = path.read_bytes()
+    (path.parent / "profile.npz").write_bytes(raw)
+    meta = {"format": FORMAT, "sha256": hashlib.sha256(raw).hexdigest(), "channels": ["can0"], "info": {}}
+    (path.parent / "profile.json").write_text(json.dumps(meta))
+    StreamingDetector(Profile.load(path.parent))
+
+
+def _checkpoint(path: Path) -> None:
+    from edge_shared.checkpoints import load_checkpoint
+
+    load_checkpoint(path)
+
+
+def _weights_file(path: Path) -> None:
+    from edge_shared.artifacts.model import load_weights
+
+    load_weights(path)
+
+
+def _idx(path: Path) -> None:
+    from edge_shared.data.sources import read_idx
+
+    read_idx(path, 1)
+
+
 def _weights() -> dict[str, Any]:
     import torch
 
@@ -183,11 +260,76 @@ def _mat_seed() -> bytes:
     return file.getvalue()
 
 
+def _space_seed() -> bytes:
+    from moofa.space import load_space
+
+    return load_space("digits8").model_dump_json().encode()
+
+
+def _latency_seed() -> bytes:
+    from moofa.latency import FORMAT, _shape
+    from moofa.space import load_space
+
+    space = load_space("digits8")
+    table = {"format": FORMAT, "space": space.fingerprint(), "machine": {}, "fixed": [1.0] * len(space.resolutions)}
+    return json.dumps({**table, "blocks": np.ones(_shape(space)).tolist(), "overhead": 0.1}).encode()
+
+
+def _eeg_model_seed() -> bytes:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from tinyeeg.deployed import Deployed, from_sklearn
+    from tinyeeg.presets import compact
+
+    chain = compact(128.0, ("AF3", "AF4"))
+    n = chain.n_features
+    x = np.random.default_rng(0).normal(size=(40, n))
+    model = from_sklearn(LinearDiscriminantAnalysis().fit(x, np.arange(40) % 2), n, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.json"
+        Deployed(chain, ("calm", "busy"), np.zeros(n), np.ones(n), 5.0, False, model, {}).save(path)
+        return path.read_bytes()
+
+
+def _written(write: Callable[[Path], object], name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / name)
+        return (Path(folder) / name).read_bytes()
+
+
+def _can_model_seed() -> bytes:
+    from edge_ids.can.generate import generate
+    from edge_ids.can.profile import train
+
+    return _written(lambda path: train(generate(seconds=8, seed=0)[0]).save(path.parent), "profile.npz")
+
+
+def _checkpoint_seed() -> bytes:
+    import torch
+    from edge_shared.checkpoints import save_checkpoint
+
+    return _written(lambda path: save_checkpoint(path, {"a": torch.ones(2), "b": [1, "x", None]}), "c.safetensors")
+
+
+def _torch_seed() -> bytes:
+    import torch
+
+    return _written(lambda path: torch.save({"a": torch.ones(2)}, path), "w.pth")
+
+
+def _safetensors_seed() -> bytes:
+    import safetensors.torch
+    import torch
+
+    return safetensors.torch.save({"a": torch.ones(2)})
+
+
 CONFIG = b'{"resolution": 32, "stem": {"out": 8}, "blocks": [{"kernel": 3, "expand": 4, "out": 8}], "classes": 10}'
 MUSE = "TimeStamp,RAW_TP9,RAW_AF7,RAW_AF8,RAW_TP10\n" + "".join(f"{0.00390625 * i},{800 + i % 7},801,802,803\n" for i in range(600))
 EMOTIV = "Counter,AF3,F7,F3,FC5,T7,P7,O1,O2,P8,T8,FC6,F4,F8,AF4\n" + "".join(
     f"{i % 128}," + ",".join(["4200"] * 14) + "\n" for i in range(300)
 )
+ROAD = b'{"max_speed": {"injection_id": "0xD0", "injection_data_str": "XXXXXXXXXXXXFF", "injection_interval": [2.5, 7.5]}}'
+PLAN = b'{"method": "asi", "layers": [{"name": "0", "kind": "conv", "shape": [8, 3, 8, 8], "choice": "shortcut", "ranks": [2, 2, 2, 2]}]}'
 DEVICE = b'name = "x"\nkind = "mcu"\nclock_hz = 1000000\nram_total = 4096\nram_largest_region = 4096\nflash_total = 8192\n'
 EVE = (
     b'{"event_type":"flow","timestamp":"2026-01-01T00:00:00.000000+0000","src_ip":"10.0.0.1","src_port":1,"dest_ip":"10.0.0.2","dest_port":2,'
@@ -217,4 +359,16 @@ def targets() -> dict[str, Target]:
         "config": Target(".json", _config, CONFIG),
         "recipe": Target(".json", _recipe, _recipe_seed()),
         "device": Target(".toml", _device, DEVICE),
+        "scheme": Target(".json", _scheme, b'{"n_bias": 22, "convs": [21, 24, 27], "ratios": [1, 0.5, 0.25]}'),
+        "plan": Target(".json", _plan, PLAN),
+        "space": Target(".json", _space, _space_seed()),
+        "latency": Target(".json", _latency, _latency_seed()),
+        "road-metadata": Target(".json", _road, ROAD),
+        "predictions": Target(".csv", _predictions, b"label,prediction,group\na,a,x\nb,a,x\nb,b,y\na,b,y\n"),
+        "eeg-model": Target(".json", _eeg_model, _eeg_model_seed()),
+        "can-model": Target(".npz", _can_model, _can_model_seed()),
+        "checkpoint": Target(".safetensors", _checkpoint, _checkpoint_seed()),
+        "safetensors": Target(".safetensors", _weights_file, _safetensors_seed()),
+        "torch-weights": Target(".pth", _weights_file, _torch_seed()),
+        "idx": Target(".idx", _idx, b"\0\0\x08\x01\0\0\0\x04\1\2\3\4"),
     }

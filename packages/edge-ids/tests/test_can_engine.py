@@ -225,6 +225,22 @@ def test_profile_round_trip_and_damage(profile: Profile, tmp_path: Path) -> None
         Profile.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["hash_slot_H", "repeat_K", "checksum_K4", "cross_KCX", "threshold_KD", "limits"])
+def test_a_profile_that_points_outside_of_itself_is_refused(name: str, profile: Profile, tmp_path: Path) -> None:
+    """Compiled code would read there: too large an index, or an array too short, whatever checksum comes with it."""
+    array = getattr(profile.model, name)
+    wrong = (
+        array[:-1]
+        if name in ("threshold_KD", "limits")
+        else np.where(profile.model.hash_key_H >= 0, 9999, array)
+        if "_H" in name
+        else array + 9999
+    )
+    replace(profile, model=profile.model._replace(**{name: wrong})).save(tmp_path)
+    with pytest.raises(InputError, match=f"holds no profile .*{name}"):
+        Profile.load(tmp_path)
+
+
 def test_state_of_another_model_is_refused(profile: Profile, traffic: Frames, tmp_path: Path) -> None:
     StreamingDetector(profile).save_state(tmp_path / "s")
     other = StreamingDetector(train(rest(traffic)))

@@ -183,6 +183,8 @@ class Deployed:
                 chain, tuple(data["classes"]), np.array(data["center"], dtype=np.float64), np.array(data["scale"], dtype=np.float64),
                 float(data["clip"]), bool(data["person"]), model, dict(data["provenance"]),
             )  # fmt: skip
+            if not (np.isfinite(result.center).all() and (result.scale > 0).all()):
+                raise ValueError("center and scale must be numbers, scale above 0")
             if result.scores(np.zeros((1, chain.n_features))).shape != (1, len(result.classes)):
                 raise ValueError("shapes do not fit")
         except (KeyError, TypeError, ValueError, IndexError) as error:

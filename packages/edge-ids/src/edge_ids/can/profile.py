@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,9 +88,14 @@ class Profile:
             raise InputError(f"cannot read {folder / 'profile.npz'}: {error.strerror}") from error
         if hashlib.sha256(raw).hexdigest() != meta.get("sha256"):
             raise InputError(f"{folder / 'profile.npz'} is damaged or not of this profile.json (hash differs)")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            model = Model(**{name: arrays[name] for name in Model._fields})
-            return cls(arrays["keys_K"], model, tuple(meta["channels"]), meta.get("info", {}))
+        try:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+                model, keys_K = Model(**{name: arrays[name] for name in Model._fields}), arrays["keys_K"]
+            channels = tuple(str(name) for name in meta["channels"])
+            _fits(keys_K, model)
+        except (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, OSError, KeyError, ValueError, TypeError, MemoryError) as error:
+            raise InputError(f"{folder / 'profile.npz'} holds no profile ({' '.join(str(error).split())[:120]}); train again") from error
+        return cls(keys_K, model, channels, meta.get("info", {}))
 
     @property
     def memories(self) -> int:
@@ -101,6 +109,30 @@ class Profile:
         for array in self.model:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+
+def _fits(keys_K: Array, model: Model) -> None:
+    """Compiled code checks no bounds: raise ValueError unless every array is as long, and every index as small, as it assumes."""
+    k, h = len(keys_K), len(model.hash_key_H)
+    sizes = {"": (), "K": (k,), "H": (h,), "KB": (k, 8), "KJ": (k, 65), "KC": (k, 4), "KC3": (k, 4, 3), "K4": (k, 4), "KCX": (k, 3, 11),
+             "KD": (k, COLUMNS), "MF": (engine.HIDDEN, engine.FEATURES), "M": (engine.HIDDEN,)}  # fmt: skip
+    others = {"timing_evidence_KB": (k, BINS), "cross_evidence_KC": (k, 3), "tiny_meta": (4,), "limits": (engine.L_MATURE + 1,)}
+    for name, array in {"keys_K": keys_K, **model._asdict()}.items():
+        shape = others.get(name) or sizes[name.rpartition("_")[2]]
+        if array.dtype != np.int64 or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not int64 {shape}")
+    free = model.hash_key_H < 0
+    if k > MAX_IDS or h & (h - 1) or not free.any():
+        raise ValueError(f"a hash table of {h} slots for {k} IDs")
+    indices = {
+        "hash_slot_H": (model.hash_slot_H[~free], 0, k),
+        "repeat_K": (model.repeat_K, -1, k),
+        "checksum_K4": (model.checksum_K4[:, 0], 0, 5 + len(engine.POLYNOMIALS)),
+        "cross_KCX": (model.cross_KCX[:, :, engine.X_PARTNER], 0, k),
+    }
+    for name, (values, least, end) in indices.items():
+        if values.size and (values.min() < least or values.max() >= end):
+            raise ValueError(f"{name} points outside of the profile")
 
 
 def keys_of(frames: Frames, channels: tuple[str, ...]) -> Array:
