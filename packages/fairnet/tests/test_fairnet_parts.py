@@ -354,6 +354,9 @@ def test_planted_digits() -> None:
     again = biased_images("digits", rho=0.9, seed=1)
     assert data.fingerprint == again.fingerprint != biased_images("digits", rho=0.9, seed=2).fingerprint
     assert data.synthetic
+    smaller = biased_images("digits", train=600, val=100, balanced=1000)  # together more than there is: nothing grows for that
+    assert (len(smaller.train), len(smaller.val)) == (600, 100)
+    assert 100 < len(smaller.balanced) < 1000
     assert 0.88 < (data.train.y == data.train.b).mean() <= 0.9
     assert abs((data.test.y == data.test.b).mean() - 0.1) < 0.05
     strokes = [{image.tobytes() for image in part.x.min(-1) == 255} for part in (data.train, data.val, data.balanced, data.test)]

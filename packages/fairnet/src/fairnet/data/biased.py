@@ -32,7 +32,7 @@ def biased_images(
     Args:
         source: an image set of ten classes at most, by name or path (digits, mnist, fashion-mnist, an npz, ...).
         rho: share of images whose colour goes with the class.
-        train, val, balanced: images of each part, all from the source's train part; fewer where it is smaller (then 70, 10 and 20 %).
+        train, val, balanced: images of each part, all from the source's train part; where it is too small, at most 70, 10 and 20 % of it.
         seed: of the choice of images and colours.
         size: pixels a side; the source's own if omitted.
     """

@@ -37,7 +37,7 @@ def corrupted_images(
     Args:
         source: an image set of ten classes at most, by name or path (cifar10, an npz, ...); grey images get three equal channels.
         rho: share of images whose corruption is that of the class.
-        train, val, balanced: images of each part; fewer where the source is smaller (then 70, 10 and 20 %).
+        train, val, balanced: images of each part; where the source is too small, at most 70, 10 and 20 % of it.
         seed: of the choice of images and corruptions.
         size: pixels a side; the source's own if omitted.
         severity: 1 to 5.

@@ -52,7 +52,7 @@ def pool(source: str, *, train: int, val: int, balanced: int, size: int | None, 
 
     Args:
         source: an image set by name or path.
-        train, val, balanced: images of each part; 70, 10 and 20 % of what there is where that is less.
+        train, val, balanced: images of each part; where there are too few for all three, at most 70, 10 and 20 % of what there is.
         size: pixels a side; the source's own if omitted.
         random: chooses the images.
         most: classes that the generator can serve.
@@ -65,7 +65,7 @@ def pool(source: str, *, train: int, val: int, balanced: int, size: int | None, 
         raise InputError(f"{source} has {len(images.classes)} classes; this shortcut is made for at most {most}")
     x, y = np.concatenate([images.train_x, images.val_x]), np.concatenate([images.train_y, images.val_y])
     if len(y) < train + val + balanced:
-        train, val, balanced = (int(len(y) * share) for share in (0.7, 0.1, 0.2))
+        train, val, balanced = (min(asked, int(len(y) * share)) for asked, share in ((train, 0.7), (val, 0.1), (balanced, 0.2)))
     rows = random.permutation(len(y))
     parts, start = {}, 0
     for name, count in (("train", train), ("val", val), ("balanced", balanced)):

@@ -38,7 +38,7 @@ def spuco_images(
     Args:
         source: an image set with an even number of classes, 2 to 20, by name or path.
         rho: share of images whose colour goes with the class.
-        train, val, balanced: images of each part; fewer where the source is smaller (then 70, 10 and 20 %).
+        train, val, balanced: images of each part; where the source is too small, at most 70, 10 and 20 % of it.
         seed: of the choice of images and colours.
         size: pixels a side; the source's own if omitted.
         patch: how much of the background is coloured: ``large`` all, ``medium`` and ``small`` a corner.

@@ -40,7 +40,7 @@ def two_colour_images(
         source: an image set of ten classes at most, by name or path.
         rho: share of images whose left colour goes with the class.
         rho_right: likewise for the right colour.
-        train, val, balanced: images of each part; fewer where the source is smaller (then 70, 10 and 20 %).
+        train, val, balanced: images of each part; where the source is too small, at most 70, 10 and 20 % of it.
         seed: of the choice of images and colours.
         size: pixels a side; the source's own if omitted.
     """
