@@ -1,6 +1,7 @@
 """The torch models against dense float64 references, torch's own transformer, and themselves in another order."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,3 +186,11 @@ def test_presets_refuse_what_the_paper_does_not_know():
     with pytest.raises(InputError, match="--preset x"):
         preset("x", "graphids", "nf-v2")
     assert preset("auto", "graphids", "nf-v3") == PAPER["unsw-v3"]
+
+
+@pytest.mark.parametrize(
+    ("flows", "batch"), [(300, 300), (1028, 343), (5000, 500), (100_000, 10_000), (327_680, 32_768), (2_000_000, 32_768)]
+)
+def test_few_flows_get_smaller_batches_of_equal_size(flows, batch):
+    assert preset("auto", "graphids", "nf-v2", flows=flows) == replace(PAPER["unsw-v2"], batch=batch)
+    assert preset("unsw-v2", "graphids", "nf-v2", flows=flows) == PAPER["unsw-v2"]

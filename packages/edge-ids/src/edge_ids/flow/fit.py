@@ -15,7 +15,7 @@ from edge_ids.flow import sources
 from edge_ids.flow.classical import CLASSICAL
 from edge_ids.flow.detector import KINDS, Detector, Horizon, reference_of
 from edge_ids.flow.metrics import Metrics, average_precision, measure
-from edge_ids.flow.presets import NEURAL_KINDS, preset
+from edge_ids.flow.presets import NEURAL_KINDS, PAIR_KINDS, preset
 from edge_ids.flow.processes import rank
 from edge_ids.flow.sample import sample
 from edge_ids.flow.scaling import Scaler
@@ -25,6 +25,8 @@ from edge_ids.flow.table import Array, FlowTable, concatenate
 from edge_ids.flow.thresholds import RULES, Threshold, calibrate
 
 CHECKPOINT = "checkpoint.safetensors"
+PAIR_SLACK = 0.02
+"""Of the F1 threshold of models that score pairs of hosts, see `thresholds.supervised_f1`: about what a macro F1 varies by that rests on a hundred benign flows."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,13 @@ def fit(
     """
     check(config)
     table = read_all(config) if table is None else table
-    settings = None
-    if config.model in NEURAL_KINDS:
-        settings = preset(config.preset, config.model, table.schema.name, config.epochs, config.patience)  # type: ignore[arg-type]
     rows = split(table, config.split, config.seed)  # type: ignore[arg-type]
     train, val, test = benign(table, rows.train), table.rows(rows.val), table.rows(rows.test)
     if not len(val) or not len(test):
         raise InputError(f"--split {config.split} leaves no validation or test flow; give more flows or another split")
+    settings = None
+    if config.model in NEURAL_KINDS:
+        settings = preset(config.preset, config.model, table.schema.name, config.epochs, config.patience, len(train))  # type: ignore[arg-type]
     scaler = Scaler.fit(table.features[train], config.scaler)  # type: ignore[arg-type]
     x_train = scaler.transform(table.features[train])
     x_val = scaler.transform(val.features)
@@ -188,11 +190,11 @@ def fit(
         record = _train(detector, config, table.rows(train), x_train, val, x_val, checkpoint, on_epoch)
         training = asdict(record)
         seconds, speed, parameters = record.seconds, record.flows_per_second, neural.parameters(detector.model)
-    detector.threshold = _threshold(config, detector.score_scaled(x_val, val), val.label)
+    detector.threshold = _threshold(config, detector.kind, detector.score_scaled(x_val, val), val.label)
     detector.stream_threshold = detector.threshold
     val_stream = stream_scores(detector, val)
     if detector.uses_graph:
-        detector.stream_threshold = _threshold(config, val_stream, val.label)
+        detector.stream_threshold = _threshold(config, detector.kind, val_stream, val.label)
     good = np.ones(len(val), bool) if val.label is None else val.label == 0
     detector.reference = reference_of(x_train) | {
         "score_edges": np.quantile(val_stream[good] if good.any() else val_stream, np.linspace(0.1, 0.9, 9)).tolist(),
@@ -250,11 +252,12 @@ def _train(
     )  # fmt: skip
 
 
-def _threshold(config: FitConfig, scores: Array, label: Array | None) -> Threshold:
+def _threshold(config: FitConfig, kind: str, scores: Array, label: Array | None) -> Threshold:
+    slack = PAIR_SLACK if kind in PAIR_KINDS else 0.0
     if config.threshold != "auto":
-        return calibrate(config.threshold, scores, label, config.false_alarm_rate, config.confidence)  # type: ignore[arg-type]
+        return calibrate(config.threshold, scores, label, config.false_alarm_rate, config.confidence, slack)  # type: ignore[arg-type]
     if label is not None and 0 < label.sum() < len(label):
-        return calibrate("f1", scores, label)
+        return calibrate("f1", scores, label, slack=slack)
     try:
         return calibrate("quantile", scores, label, config.false_alarm_rate, config.confidence)
     except InputError:
@@ -262,7 +265,7 @@ def _threshold(config: FitConfig, scores: Array, label: Array | None) -> Thresho
 
 
 def _figures(detector: Detector, config: FitConfig, val: FlowTable, x_val: Array, test: FlowTable) -> dict[str, Any]:
-    threshold = detector.threshold or _threshold(config, detector.score_scaled(x_val, val), val.label)
+    threshold = detector.threshold or _threshold(config, detector.kind, detector.score_scaled(x_val, val), val.label)
     began = time.perf_counter()
     scores = detector.score_table(test)
     seconds = time.perf_counter() - began

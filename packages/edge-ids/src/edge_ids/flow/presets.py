@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +10,10 @@ from edge_shared.errors import InputError
 
 NeuralKind = Literal["graphids", "simpleae", "edge-aware"]
 NEURAL_KINDS = ("graphids", "simpleae", "edge-aware")
+PAIR_KINDS = ("graphids", "simpleae")
+"""Those that give all flows of a pair of hosts one embedding."""
+LEAST_STEPS = 10
+"""Optimiser steps per epoch below which ``auto`` makes the batch smaller; the paper's own sets have 58 and more."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,27 @@ OWN = {
 PRESETS = ("auto", "own", *PAPER)
 
 
-def preset(name: str, kind: NeuralKind, schema: str, epochs: int | None = None, patience: int | None = None) -> NeuralConfig:
+def preset(
+    name: str, kind: NeuralKind, schema: str, epochs: int | None = None, patience: int | None = None,
+    flows: int | None = None,
+) -> NeuralConfig:  # fmt: skip
     """The settings called `name` for a model of `kind`.
 
-    ``auto`` gives GraphIDS the paper's UNSW-NB15 settings (v3 for flows of schema nf-v3, else v2), the other models our own.
+    ``auto`` gives GraphIDS the paper's UNSW-NB15 settings (v3 for flows of schema nf-v3, else v2), the other models our own. A set of `flows` training
+    flows that leaves GraphIDS few steps per epoch gets smaller batches of equal size, down to one attention window.
 
     Raises:
         InputError: for an unknown name, or the edge-aware variant with a setting of the paper (which does not know it).
     """
     if name not in PRESETS:
         raise InputError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
-    if name == "auto":
+    automatic = name == "auto"
+    if automatic:
         name = ("unsw-v3" if schema == "nf-v3" else "unsw-v2") if kind == "graphids" else "own"
     if kind == "edge-aware" and name != "own":
         raise InputError(f"--preset {name} is GraphIDS's; --model edge-aware has --preset own only")
     config = OWN[kind] if name == "own" else PAPER[name]
+    if automatic and kind == "graphids" and flows is not None and flows < LEAST_STEPS * config.batch:
+        steps = min(LEAST_STEPS, math.ceil(flows / config.window))
+        config = replace(config, batch=math.ceil(flows / steps))
     return replace(config, epochs=config.epochs if epochs is None else epochs, patience=config.patience if patience is None else patience)
