@@ -62,7 +62,9 @@ def test_replay_contract(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (summary,) = lines(capsys.readouterr().out)
     assert (summary["alerts"], summary["malformed"], summary["dropped"]) == (0, 0, 0)
     assert summary["frames_per_second"] > 0
-    assert "metrics" not in summary
+    assert summary["metrics"] == {}
+    assert summary["cost"]["state_bytes"] > 0
+    assert summary["artifacts"] == []
     assert run(app, ["can", "run", "--model", str(folder / "model"), "--replay", str(folder / "attacked.csv"), "--json"]) == 0
     *alerts, summary = lines(capsys.readouterr().out)
     assert len(alerts) == summary["alerts"] > 0

@@ -391,3 +391,65 @@ def test_mf4_without_its_reader_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "x.mf4").write_bytes(b"MDF     4.10    ")
     with pytest.raises(InputError, match=r"edge-ids\[can,mf4\]"):
         read_frames(tmp_path / "x.mf4")
+
+
+GOOD_ASC = "   {t:.6f} 1  {id:X}             Rx   d 8 {data}  Length = 220000 BitCount = 114 ID = {id}"
+GOOD_TRC = "{n:6d})  {ms:10.1f}  Rx     {id:04X}  8  {data}"
+BAD_ASC = {
+    "not_hex": "0.05 1 100 Rx d 8 11 22 ZZ 44 55 66 77 88",
+    "truncated": "0.05 1 100 Rx d 8 11 22",
+    "too_long": "0.05 1 100 Rx d 9 11 22 33 44 55 66 77 88 99",
+    "odd_hex": "0.05 1 100 Rx d 3 11 2 3",
+    "length": "0.05 1 100 Rx d 2 11 22 33",
+    "id": "0.05 1 900 Rx d 2 11 22",
+    "time": "nan 1 100 Rx d 2 11 22",
+}
+BAD_TRC = {
+    "not_hex": " 6) 50.0 Rx 0100 8 11 22 ZZ 44 55 66 77 88",
+    "truncated": " 6) 50.0 Rx 0100 8 11 22",
+    "too_long": " 6) 50.0 Rx 0100 9 11 22 33 44 55 66 77 88 99",
+    "odd_hex": " 6) 50.0 Rx 0100 3 11 2 3",
+    "length": " 6) 50.0 Rx 0100 2 11 22 33",
+    "id": " 6) 50.0 Rx 0900 2 11 22",
+    "time": "nothing of the kind",
+}
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".asc", kind) for kind in BAD_ASC] + [(".trc", kind) for kind in BAD_TRC])
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_a_bad_line_of_asc_and_trc_costs_that_line_only(tmp_path: Path, suffix: str, kind: str, at: int) -> None:
+    """Wherever it stands, also before the first frame: python-can alone would end the file there, or take the line."""
+    header = "date Mon Jan 6 12:00:00.000 2025\nbase hex  timestamps absolute\ninternal events logged\n// version 9.0\n"
+    if suffix == ".trc":
+        header = ";$FILEVERSION=1.1\n;$STARTTIME=43840.5\n"
+    form = GOOD_ASC if suffix == ".asc" else GOOD_TRC
+    lines = [form.format(t=0.01 * n, ms=10.0 * n, n=n + 1, id=0x100 + n, data=f"{n:02X} " * 7 + "FF") for n in range(10)]
+    bad = (BAD_ASC if suffix == ".asc" else BAD_TRC)[kind]
+    lines.insert(at, bad.replace("0.05 ", f"{0.01 * at:.2f} ").replace("50.0", f"{10.0 * at:.1f}"))
+    path = tmp_path / f"dirty{suffix}"
+    path.write_text(header + "\n".join(lines) + "\n")
+    frames, malformed = read_frames(path)
+    assert malformed == {kind: 1}
+    assert frames.id.tolist() == [0x100 + n for n in range(10)]
+    assert np.diff(frames.time_us).tolist() == [10_000] * 9
+
+
+def test_events_of_asc_and_trc_are_no_bad_lines(tmp_path: Path) -> None:
+    asc = tmp_path / "events.asc"
+    asc.write_text(
+        "date Mon Jan 6 12:00:00.000 2025\nbase hex  timestamps absolute\nno internal events logged\n"
+        "Begin Triggerblock Mon Jan 6 12:00:00.000 2025\n   0.000000 Start of measurement\n   0.0 CAN 1 Status:chip status error active\n"
+        "   0.1 1  100  Rx d 2 11 22\n   0.2 1 Statistic: D 2 R 0 XD 0 XR 0 E 0 O 0 B 0.1%\n   0.3 1 ErrorFrame\nEnd TriggerBlock\n"
+    )
+    trc = tmp_path / "events.trc"
+    trc.write_text(";$FILEVERSION=1.1\n;$STARTTIME=43840.5\n 1) 10.0 Rx 0100 2 11 22\n 2) 11.0 Warng FFFFFFFF 4 00 00 00 08 BUSHEAVY\n")
+    for path, count in ((asc, 2), (trc, 1)):
+        frames, malformed = read_frames(path)
+        assert (len(frames), malformed) == (count, {})
+
+
+def test_an_asc_file_of_bad_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.asc"
+    path.write_text("date Mon Jan 6 12:00:00.000 2025\nbase hex timestamps absolute\ninternal events logged\n0.1 1 100 Rx d 2 ZZ 22\n")
+    with pytest.raises(InputError, match=r"no readable CAN frame as python-can \(not_hex 1\)"):
+        read_frames(path)

@@ -320,12 +320,14 @@ def run(
             sink.close()
         if server is not None:
             server.close()
+    if alerts is not None:
+        summary["artifacts"].append(str(alerts))
     if json:
         emit_line(summary)
     else:
-        shown = {key: value for key, value in summary.items() if not isinstance(value, dict) and value is not None}
+        shown = {key: value for key, value in summary.items() if not isinstance(value, dict | list) and value is not None}
         rows = [[name, value] for name, value in shown.items()] + [
-            [name, value] for name, value in summary.get("metrics", {}).items() if not isinstance(value, dict)
+            [name, value] for name, value in summary["metrics"].items() if not isinstance(value, dict)
         ]
         emit(summary, False, lambda console: console.print(table("summary", ["", "value"], rows)))
 

@@ -369,7 +369,8 @@ class Service:
 
         Keys: ``frames, frames_per_second`` (of the detector alone), ``wall_seconds, alerts, alerts_by_detector, anomalies,
         anomalies_by_detector, malformed, malformed_by_kind, dropped, unknown_id_frames, error_frames, reloads, resumed_at``,
-        latency quantiles of a live run in microseconds, and ``metrics`` if the trace has labels.
+        latency quantiles of a live run in microseconds, ``metrics`` (empty without labels), ``cost`` (seconds in all and of the
+        detector alone, bytes of its state), ``artifacts`` (files written).
         """
         bus = self.detector.state.bus
         document: dict[str, Any] = {
@@ -389,12 +390,17 @@ class Service:
             "reloads": self.reloads,
             "resumed_at": self.skip,
             "model": self.detector.profile.version,
+            "metrics": {} if evaluation is None else evaluation.result(),
+            "cost": {
+                "seconds": seconds,
+                "detector_seconds": self.busy,
+                "state_bytes": sum(array.nbytes for array in self.detector.state),
+            },
+            "artifacts": [] if self.state is None else [str(self.state)],
         }
         if self.latencies:
             p50, p99, top = np.quantile(np.array(self.latencies), [0.5, 0.99, 1]).tolist()
             document["latency_us"] = {"p50": p50 * 1e6, "p99": p99 * 1e6, "max": top * 1e6}
-        if evaluation is not None:
-            document["metrics"] = evaluation.result()
         return document
 
 

@@ -83,7 +83,7 @@ class TraceReader:
             if not good:
                 raise InputError(f"cannot read {self.path}: {getattr(error, 'strerror', None) or error}") from error
             self.malformed["unreadable_rest"] += 1
-        if not good and self.malformed and self.format != "python-can":
+        if not good and self.malformed:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self.malformed.most_common(4))
             raise InputError(f"{self.path} holds no readable CAN frame as {self.format} ({kinds})")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import signal
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 from edge_shared.errors import InputError, require
 
 from edge_ids.can.frames import ERROR, EXTENDED, FD, FD_LENGTHS, REMOTE
+from edge_ids.can.readers._asc_trc import Lines, messages
 from edge_ids.can.readers._lines import BadLine, Row
 
 SUFFIXES = (".asc", ".blf", ".trc", ".mf4", ".db")
@@ -75,8 +75,8 @@ def _watchdog() -> Iterator[Any]:
 
 
 @contextmanager
-def _reader(path: Path) -> Iterator[Any]:
-    """python-can's reader on a file that is closed even if the reader cannot be made."""
+def _messages(path: Path, malformed: Counter[str]) -> Iterator[Iterator[Any]]:
+    """python-can's messages of a file that is closed even if its reader cannot be made."""
     import can
     from can.io.player import MESSAGE_READERS
 
@@ -84,19 +84,22 @@ def _reader(path: Path) -> Iterator[Any]:
     suffix = Path(path.stem).suffix.lower() if gz else path.suffix.lower()
     if suffix not in (".asc", ".blf", ".trc"):  # these readers open other files, or the name itself
         with can.LogReader(path) as reader:
-            yield reader
+            yield iter(reader)
         return
     with gzip.open(path, "rb") if gz else path.open("rb") as raw:
-        text = None if suffix == ".blf" else io.TextIOWrapper(raw, encoding="utf-8", errors="replace")  # type: ignore[arg-type]
-        source: Any = raw if text is None else text
-        yield MESSAGE_READERS[suffix](source)
+        make: Any = MESSAGE_READERS[suffix]
+        if suffix == ".blf":
+            yield iter(make(raw))
+        else:
+            lines = Lines(raw)  # type: ignore[arg-type]
+            yield messages(make(lines), lines, malformed)
 
 
 def rows(path: Path, malformed: Counter[str]) -> Iterator[Row]:
     """Yield the frames of a file that python-can can open; what it stumbles over is counted in `malformed`.
 
-    A corrupt object that makes python-can's parser give up ends the file there: kind ``unreadable_rest``. A parser that
-    makes no progress for 20 s is stopped: ``stalled``.
+    A bad line of ASC and TRC is skipped. Elsewhere a corrupt object that makes python-can's parser give up ends the file
+    there: kind ``unreadable_rest``. A parser that makes no progress for 20 s is stopped: ``stalled``.
 
     Raises:
         InputError: if not a single frame could be read, or an optional dependency is missing.
@@ -106,8 +109,8 @@ def rows(path: Path, malformed: Counter[str]) -> Iterator[Row]:
         require("asammdf", "edge-ids[can,mf4]")
     read = 0
     try:
-        with _watchdog() as alive, _reader(path) as reader:
-            for message in reader:
+        with _watchdog() as alive, _messages(path, malformed) as found:
+            for message in found:
                 read += 1
                 if read % 1000 == 0:
                     alive()
