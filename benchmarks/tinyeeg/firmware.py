@@ -40,7 +40,7 @@ def main() -> None:
     models = {}
     for kind, person in itertools.product(("lda", "mlp", "forest"), ("person", "global")):
         models[kind, person] = training.train(muse, chain=presets.compact(), model=kind, normalise=person).model
-    aci = training.train(epoc, chain=presets.aci2019_stft()).model
+    aci = training.train(epoc, chain=presets.aci2019_stft(), normalise="person").model
 
     variants = []
     for (kind, person), deployed in models.items():

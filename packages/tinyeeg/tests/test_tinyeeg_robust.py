@@ -239,6 +239,32 @@ def test_what_is_centred_follows_from_who_showed_what():
     assert protocols.resolve("auto", "cross-subject", windows_of(by_person)) == "global"
 
 
+def test_a_tested_persons_windows_are_used_only_where_that_pays_between_training_people():
+    rng = np.random.default_rng(0)
+    people = [(person, "1", y) for person in "pqrst" for y in (0, 1) for _ in range(40)]
+    windows = windows_of(people)
+    person = np.unique(windows.subject, return_inverse=True)[1]
+    noise = rng.normal(size=(len(people), 4))
+    state = np.outer(windows.y, [1.5, 0, 0, 0])
+    offsets = 6 * rng.normal(size=(5, 4))[person]
+    assert protocols.choose(noise + state + offsets, windows, "auto", "cross-subject") == "session"
+    assert protocols.choose(noise + state, windows, "auto", "cross-subject") == "global"
+    assert protocols.choose(noise + state, windows, "person", "cross-subject") == "person"
+    one = np.flatnonzero(windows.subject == "p")
+    assert protocols.choose(noise[one], windows.take(one), "auto", "cross-subject") == "global"
+
+
+def test_names_that_differ_in_case_alone_are_one_state_and_one_person(tmp_path):
+    base = synthetic.generate(subjects=2, sessions=2, seconds=10)
+    names = [f"{r.subject.title()}-{r.spans[0].state.upper()}-2" if r.session == "2" else f"{r.subject}-{r.spans[0].state}-1" for r in base]
+    arrays([replace(recording, name=name) for recording, name in zip(base, names, strict=True)], tmp_path)
+    found = readers.read_folder(tmp_path).recordings
+    assert len(found) == 12
+    assert len({recording.subject for recording in found}) == 2
+    assert len({span.state for recording in found for span in recording.spans}) == 3
+    assert sum("read as" in note for recording in found for note in recording.notes) == 12
+
+
 def test_a_table_of_features_beside_numbered_recordings_is_left_out(tmp_path):
     arrays(synthetic.generate(subjects=1, sessions=1, seconds=10), tmp_path)
     (tmp_path / "mental-state.csv").write_text("mean,std\n1,2\n")

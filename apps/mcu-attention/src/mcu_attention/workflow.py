@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from edge_shared.errors import InputError
 from numpy.typing import NDArray
-from tinyeeg import readers, synthetic, training
+from tinyeeg import protocols, readers, synthetic, training
 from tinyeeg.chain import Chain
 from tinyeeg.recording import Recording
+from tinyeeg.table import extract
 
 from mcu_attention import calibration, firmware
 from mcu_attention import recordings as cutting
@@ -109,7 +110,10 @@ def build(people: Sequence[Recording], folder: str | Path, *, preset: str = "com
         prior_weight: see `calibration.Prior`.
         seed: of the training.
     """
-    trained = training.train(people, chain=training.chain_for(people, preset), seed=seed)
+    chain = training.chain_for(people, preset)
+    # The device measures its wearer's mean, so people are centred here too, whatever that is worth between them.
+    centre = protocols.resolve("auto", "cross-subject", extract(people, chain).windows)
+    trained = training.train(people, chain=chain, normalise=centre, seed=seed)
     deployed = trained.model if trained.model.person else replace(trained.model, person=True)
     prior = calibration.prior_of(trained.table, trained.evaluation, prior_weight)
     files = firmware.write(folder, deployed, prior)

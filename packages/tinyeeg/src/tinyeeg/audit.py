@@ -131,11 +131,11 @@ def audit_table(
     folds = splits.split(protocol, windows, calibration_s=calibration_s, seed=seed)
     leaks = [Leak("copy", "", 1, f"{copy} is a copy of {original}") for copy, original in copies]
     leaks += audit_folds(windows, folds, protocol)
-    normalise = protocols.resolve(normalise, protocol, windows)
 
     def fit_predict(X: NDArray[np.float64], y: NDArray[np.int64], fold: Fold) -> NDArray[Any]:
-        rows = protocols.centred(X, windows, normalise, protocol, fold)
         changed = replace(windows, y=y)
+        word = protocols.choose(X[fold.train], changed.take(fold.train), normalise, protocol)
+        rows = protocols.centred(X, windows, word, protocol, fold)
         fitted, _ = protocols.fit(rows[fold.train], changed.take(fold.train), protocol, model=model, tune=False, seed=seed)
         return fitted.predict(rows[fold.train])
 

@@ -34,7 +34,7 @@ Normalise = Annotated[
     typer.Option(
         "--normalise",
         help="person, session: subtract the mean of each person or each of their sessions, no labels needed; global: training set only; "
-        "auto: session where each holds all states alike, else person.",
+        "auto: session where each holds all states alike, else person; between people only where it pays among the training people.",
     ),
 ]
 Channels = Annotated[str | None, typer.Option("--channels", help="Channels to use, separated by commas; default: all common ones.")]

@@ -3,7 +3,8 @@
 Normalisation `person` subtracts the mean feature vector of each person before the classifier, `session` that of each session of
 each person. They use no label, but they do use all unlabelled windows of the tested person (or session): the score is that of a
 device that has been worn for a while in the states to be told apart. `global` learns centre and spread on the training set alone;
-for the other two the score of `global` is reported beside them.
+for the other two the score of `global` is reported beside them. By default a new person's windows are looked at only where that
+pays, beyond chance, between the training people, see `choose`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class FoldScore:
         balanced_accuracy, accuracy: of its test windows.
         n_train, n_test: windows.
         confusion: rows are true states, columns predicted ones, in the order of `classes`.
-        parameters: what tuning chose; empty without tuning.
+        parameters: what was chosen on its training rows: ``normalise`` under ``auto``, and what tuning found.
     """
 
     fold: str
@@ -53,7 +54,9 @@ class Evaluation:
     """The result of a protocol.
 
     Attributes:
-        protocol, model, normalise: what was run.
+        protocol, model: what was run.
+        asked: normalisation asked for, such as ``auto``; each fold names what it chose.
+        normalise: what `choose` takes on all rows, for a model of all people.
         classes: names of the states.
         balanced_accuracy: mean over folds; the chance level is ``1 / len(classes)``.
         accuracy: mean over folds.
@@ -64,6 +67,7 @@ class Evaluation:
 
     protocol: str
     model: str
+    asked: str
     normalise: str
     classes: tuple[str, ...]
     balanced_accuracy: float
@@ -74,7 +78,7 @@ class Evaluation:
 
 
 def resolve(normalise: str, protocol: str, windows: Windows) -> str:
-    """What `auto` means for these recordings.
+    """What `auto` may mean for the design of these recordings.
 
     Within a session `global`. Between people or sessions `session` if each session of each person holds all states in similar shares
     (none below half an equal one), `person` if at least half of the people have all states, else `global`: where a person shows one
@@ -100,6 +104,37 @@ def resolve(normalise: str, protocol: str, windows: Windows) -> str:
         return "session"
     complete = (_shares(windows, windows.subject) > 0).all(axis=1)
     return "person" if complete.mean() >= 0.5 else "global"
+
+
+def choose(X: NDArray[np.float64], windows: Windows, normalise: str, protocol: str) -> str:
+    """What `auto` means for these training rows.
+
+    Under ``cross-subject`` the word of `resolve` has to pay: each of these people (or of ten groups of them) is left out in turn, and
+    unless LDA gains more than one standard error of the gain, it is ``global``. Other protocols take the word as it is.
+
+    Args:
+        X: features of the training rows alone, shape (N, F).
+        windows: their origin.
+        normalise, protocol: see `evaluate`.
+    """
+    candidate = resolve(normalise, protocol, windows)
+    if normalise != "auto" or candidate == "global" or protocol != "cross-subject":
+        return candidate
+    try:
+        folds = splits.cross_subject(windows, max_folds=10)
+    except InputError:
+        return "global"  # one person, or a state that only one person shows: nothing to tell by
+    scores = {}
+    for word in (candidate, "global"):
+        rows = centred(X, windows, word, protocol)
+
+        def fit_predict(fold: Fold, rows: NDArray[np.float64] = rows) -> tuple[NDArray[np.int64], dict[str, Any]]:
+            return models.make("lda").fit(rows[fold.train], windows.y[fold.train]).predict(rows[fold.test]), {}
+
+        found = scored(windows, folds, fit_predict, protocol, "lda", word)
+        scores[word] = np.array([fold.balanced_accuracy for fold in found.folds])
+    gain = scores[candidate] - scores["global"]
+    return candidate if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)) else "global"
 
 
 def _shares(windows: Windows, keys: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -150,21 +185,24 @@ def evaluate(
         table: features and origins.
         protocol: see `tinyeeg.splits`.
         model: name in `tinyeeg.models`.
-        normalise: ``auto``, ``person``, ``session`` or ``global``, see `resolve`.
+        normalise: ``auto``, ``person``, ``session`` or ``global``, see `choose`.
         tune: search `tinyeeg.models.grid` by folds of the same kind inside each training set.
         folds: folds to use instead of the protocol's.
         calibration_s: for ``adaptable``.
         seed: of the model and of random splits.
     """
-    normalise = resolve(normalise, protocol, table.windows)
     plan = splits.split(protocol, table.windows, calibration_s=calibration_s, seed=seed) if folds is None else folds
 
     def fit_predict(fold: Fold) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        X = centred(table.X, table.windows, normalise, protocol, fold)
-        fitted, parameters = fit(X[fold.train], table.windows.take(fold.train), protocol, model=model, tune=tune, seed=seed)
-        return fitted.predict(X[fold.test]), parameters
+        windows = table.windows.take(fold.train)
+        word = choose(table.X[fold.train], windows, normalise, protocol)
+        X = centred(table.X, table.windows, word, protocol, fold)
+        fitted, parameters = fit(X[fold.train], windows, protocol, model=model, tune=tune, seed=seed)
+        chosen = {"normalise": word} if normalise == "auto" else {}
+        return fitted.predict(X[fold.test]), chosen | parameters
 
-    return scored(table.windows, plan, fit_predict, protocol, model, normalise)
+    word = choose(table.X, table.windows, normalise, protocol)
+    return scored(table.windows, plan, fit_predict, protocol, model, word, asked=normalise)
 
 
 def fit(X: NDArray[np.float64], windows: Windows, protocol: str, *, model: str, tune: bool, seed: int) -> tuple[Pipeline, dict[str, Any]]:
@@ -234,14 +272,15 @@ def scored(
     protocol: str,
     model: str,
     normalise: str,
+    asked: str | None = None,
 ) -> Evaluation:
     """Score predictions fold by fold.
 
     Args:
         windows: origin and state of the rows.
         plan: the folds.
-        fit_predict: fits on a fold's training rows; returns the predictions for its test rows and what tuning chose.
-        protocol, model, normalise: names, for the result.
+        fit_predict: fits on a fold's training rows; returns the predictions for its test rows and what was chosen on the training rows.
+        protocol, model, normalise, asked: names, for the result; `asked` is `normalise` by default.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -261,6 +300,6 @@ def scored(
         )
     majority = float(np.bincount(windows.y).max() / len(windows))
     return Evaluation(
-        protocol, model, normalise, windows.classes, float(np.mean([score.balanced_accuracy for score in scores])),
+        protocol, model, asked or normalise, normalise, windows.classes, float(np.mean([score.balanced_accuracy for score in scores])),
         float(np.mean([score.accuracy for score in scores])), majority, tuple(scores), predicted,
     )  # fmt: skip

@@ -89,10 +89,13 @@ def write(
 def _normalise_text(trained: Trained) -> str:
     if trained.without_person is None:
         return "Centre and spread of the features come from the training set alone."
+    folds = trained.evaluation.folds
+    words = [fold.parameters.get("normalise", trained.evaluation.normalise) for fold in folds]
+    kinds = " or ".join(sorted(set(words) - {"global"}))
+    where = "" if "global" not in words else f" in {len(folds) - words.count('global')} of {len(folds)} folds"
     return (
-        f"The mean feature vector of each {trained.evaluation.normalise} was subtracted: no label is used, but the tested person's "
-        "unlabelled windows are. Without it the "
-        f"same model reaches {trained.without_person.balanced_accuracy:.3f}."
+        f"The mean feature vector of each {kinds} was subtracted{where}: no label is used, but the tested person's unlabelled windows "
+        f"are. Without it the same model reaches {trained.without_person.balanced_accuracy:.3f}."
     )
 
 
@@ -257,7 +260,7 @@ def _pareto(folder: Path, trained: Trained, recordings: Sequence[Recording]) -> 
     rows: list[list[Any]] = []
     for name, chain in variants(trained.table.chain).items():
         table = extract(recordings, chain)
-        scored = protocols.evaluate(table, evaluation.protocol, model=evaluation.model, normalise=evaluation.normalise)
+        scored = protocols.evaluate(table, evaluation.protocol, model=evaluation.model, normalise=evaluation.asked)
         spent = cost.estimate(fit_all(table, scored, tune=False, seed=0))
         rows.append(
             [name, scored.balanced_accuracy, spent.ram["q15"], spent.flash["q15"], round(spent.multiplications * spent.decisions_per_s)]

@@ -26,7 +26,7 @@ class Trained:
         table: features of all recordings.
         evaluation: score under the protocol.
         clock: score of the time-only rival under the same folds.
-        without_person: score with `global` normalisation where the run used another, else None.
+        without_person: score with `global` normalisation where a fold used another, else None.
         model: the pipeline fitted on all windows, as plain data.
     """
 
@@ -112,7 +112,7 @@ def train(
     evaluation = protocols.evaluate(table, protocol, model=model, normalise=normalise, tune=tune, **common)  # type: ignore[arg-type]
     clock = protocols.time_only(table.windows, protocol, **common)  # type: ignore[arg-type]
     plain = None
-    if evaluation.normalise != "global":
+    if any(fold.parameters.get("normalise", evaluation.normalise) != "global" for fold in evaluation.folds):
         plain = protocols.evaluate(table, protocol, model=model, normalise="global", tune=tune, **common)  # type: ignore[arg-type]
     return Trained(table, evaluation, clock, plain, fit_all(table, evaluation, tune=tune, seed=seed))
 

@@ -164,7 +164,20 @@ def _without_copies(found: list[tuple[str, Recording]], all_roles: bool) -> Fold
             kept[recording.fingerprint] = recording
     if not kept:
         raise InputError("every recording is a habituation session or incomplete; --all-sessions keeps them")
-    return Folder(tuple(kept.values()), tuple(copies), tuple(left_out))
+    return Folder(_one_spelling(list(kept.values())), tuple(copies), tuple(left_out))
+
+
+def _one_spelling(recordings: list[Recording]) -> tuple[Recording, ...]:
+    """Relaxed and relaxed are one state, SubjectA and subjecta one person: the spelling that comes first holds, with a note."""
+    spelling: dict[str, str] = {}
+    result = []
+    for recording in recordings:
+        states = {span.state: spelling.setdefault(f"state {span.state.casefold()}", span.state) for span in recording.spans}
+        subject = spelling.setdefault(f"subject {recording.subject.casefold()}", recording.subject)
+        notes = tuple(f"read as {new}, not {old}" for old, new in [(recording.subject, subject), *states.items()] if old != new)
+        spans = tuple(replace(span, state=states[span.state]) for span in recording.spans)
+        result.append(replace(recording, subject=subject, spans=spans, notes=(*recording.notes, *notes)) if notes else recording)
+    return tuple(result)
 
 
 def _named(recording: Recording, path: Path, pattern: str) -> Recording:
