@@ -202,6 +202,18 @@ def test_the_clock_is_found_where_time_is_the_label():
     assert protocols.evaluate(table, "cross-subject").balanced_accuracy < 0.75
 
 
+def test_a_state_shown_too_briefly_costs_its_own_windows_and_no_fold(table):
+    windows = table.windows.take(np.flatnonzero(table.windows.subject == table.windows.subject[0]))
+    one = np.flatnonzero((windows.y == 1) & (windows.session == windows.session[0]))[:1]
+    brief = windows.take(np.concatenate([np.flatnonzero((windows.y == 0) & (windows.session == windows.session[0])), one]))
+    folds = splits.split("within-session", brief)
+    tested = np.concatenate([fold.test for fold in folds])
+    assert len(folds) == 5
+    assert (brief.y[tested] == 0).all()
+    with pytest.raises(InputError, match="no fold keeps a training window"):
+        splits.split("within-session", brief.take(np.array([0, len(brief) - 1])))
+
+
 def test_data_that_a_protocol_cannot_split_are_refused(table):
     one = table.windows.take(np.flatnonzero(table.windows.person_session == "subjecta/1"))
     with pytest.raises(InputError, match="cross-subject needs 2 or more subjects, got 1"):

@@ -85,6 +85,10 @@ def train(
         tune=config["tune"], calibration_s=config["calibration"], seed=config["seed"],
     )  # fmt: skip
     summary = trained.summary()
+    if config["protocol"] != "adaptable" and summary["windows_never_tested"]:
+        say(
+            f"{summary['windows_never_tested']} of {summary['windows']} windows were never tested: no training window of their state was left"
+        )
     summary["copies_left_out"], summary["left_out"] = found.copies, found.left_out
     summary["artifacts"] = {}
     if folder is not None:

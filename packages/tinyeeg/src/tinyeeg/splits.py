@@ -67,6 +67,9 @@ def cross_session(windows: Windows) -> list[Fold]:
 def within_session(windows: Windows, folds: int = 5, embargo: int = 0) -> list[Fold]:
     """For each session, cut every stretch into contiguous blocks; test one block of each stretch, train on the others.
 
+    Where a session shows a state so briefly that no training window of it is left beside a block, that block's windows of the state
+    are not tested.
+
     Args:
         windows: N windows.
         folds: blocks per stretch.
@@ -81,7 +84,11 @@ def within_session(windows: Windows, folds: int = 5, embargo: int = 0) -> list[F
             block[rows] = np.arange(len(rows)) * folds // len(rows) if len(rows) >= folds else np.arange(len(rows))
         for fold in range(folds):
             test = own & (block == fold)
-            plan.append((f"{name}#{fold + 1}", test, own & (block != fold)))
+            train = own & (block != fold)
+            train[train] = ~overlapping(windows, np.flatnonzero(train), np.flatnonzero(test), embargo)
+            plan.append((f"{name}#{fold + 1}", test & np.isin(windows.y, windows.y[train]), train))
+    if not any(test.any() for _, test, _ in plan):
+        raise InputError("within-session: no fold keeps a training window of the state that it tests; recordings are too short or too few")
     return _folds(windows, plan, "within-session", embargo)
 
 

@@ -51,6 +51,7 @@ class Trained:
             "synthetic": self.table.synthetic,
             "data_fingerprint": self.table.fingerprint,
             "windows": len(windows),
+            "windows_never_tested": int((e.predicted < 0).sum()),
             "subjects": len(np.unique(windows.subject)),
             "recordings": len(np.unique(windows.recording)),
             "metrics": {
