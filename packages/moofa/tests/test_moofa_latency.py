@@ -137,7 +137,7 @@ def test_measuring_a_space_and_a_network(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     table = measure_space(SPACE, milliseconds=1)
     assert np.array(table.blocks).shape == (4, 1, 2, 3)
-    assert min(table.fixed) > 0 < table.overhead
+    assert min(table.fixed) >= 0 < table.overhead  # what is left after the overhead: nothing, on a busy machine
     assert (np.array(table.blocks) >= 0).all()
     found = measure(SPACE.config(SPACE.largest()), milliseconds=5)
     assert found.quartiles_ms[0] <= found.median_ms <= found.quartiles_ms[1]
