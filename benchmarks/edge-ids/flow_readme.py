@@ -47,8 +47,8 @@ def quality() -> list[str]:
     lines += [f"The larger set, {large['data']['flows']:,} rows of which {large['data']['benign']:,} are benign, random split, five seeds "
               "([JSON](../../benchmarks/results/edge-ids-flow-large.json)). With so many attacks a coin has a",
               f"PR-AUC of {large['rows'][0]['prevalence']['mean']:.4f}; ROC-AUC and the PR-AUC of finding the benign flows say more. The official code, one seed: PR-AUC 0.9973, macro F1 0.8805, after one epoch 0.883.",
-              "What GraphIDS reaches depends on its first weights: two of the seeds learn, the others end about where they began. The rows of graphids and simpleae in the table above are of",
-              "the published batch, one step per epoch, and of the very best F1 cut; here of the smaller batches that `--preset auto` takes, and a cut in a wide gap between scores.", "",
+              "What GraphIDS reaches depends on its first weights: some seeds learn, others end about where they began. Sets as small as these are trained in smaller batches (`--preset auto`),",
+              "so that an epoch has several steps, and the cut lies in a wide gap between scores.", "",
               "| model | PR-AUC | ROC-AUC | benign PR-AUC | macro F1 | untrained: ROC-AUC / macro F1 | seconds to train and test |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in large["rows"]:
         test, control = row["test"], row["controls"].get("untrained")
