@@ -41,7 +41,9 @@ def record(name: str, values: dict[str, Any]) -> None:
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores of which {cpus} used, priority {os.nice(0)}, Python {platform.python_version()}"
     )
-    command = " ".join(["benchmarks/edge-ids/can_bench.py", *sys.argv[1:]])
+    # A record names no folder of one machine.
+    words = [os.path.relpath(word) if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = " ".join(["benchmarks/edge-ids/can_bench.py", *words])
     document = {"command": command, "machine": machine, "load_average": round(os.getloadavg()[0], 2)} | values
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"edge-ids-can-{name}.json").write_text(json.dumps(document, indent=2) + "\n")

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from _subjects import RESULTS, cifar, subject
@@ -102,7 +103,7 @@ def run(cell: str) -> dict:
     rows = bench(model, x.expand(-1, 3, -1, -1).contiguous(), y, methods, last=last, steps=steps,
                  say=lambda text: print(f"{cell}: {text}", file=sys.stderr, flush=True))  # fmt: skip
     return {
-        "model": name, "size": int(size), "batch": int(batch), "last": last, "weights": weights, "data": images.name, "steps": steps,
+        "model": name, "size": int(size), "batch": int(batch), "last": last, "weights": weights, "data": Path(images.name).name, "steps": steps,
         "load_average": os.getloadavg()[0], "exact_weight_gradient_milliseconds": exact_gradient_milliseconds(model, x, last),
         "rows": {row.method.replace(".", "_"): asdict(row) for row in rows}, "cell_seconds": time.perf_counter() - start,
     }  # fmt: skip
