@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from depthprune.capture import capture
 from depthprune.finetune import recalibrate
@@ -9,6 +10,7 @@ from depthprune.merging import merge
 from depthprune.methods import make
 from depthprune.models import Residual
 from depthprune.padding import move_to_front
+from depthprune.prices import Latency
 from depthprune.pruner import DepthPruner
 from depthprune.surgery import remove
 from depthprune.worth import worth_merging
@@ -44,6 +46,17 @@ def test_a_merge_has_to_beat_the_dense_layers_not_those_with_larger_maps() -> No
     moved = move_to_front(padded, {"1"})
     assert ("0", "2") in [certificate.layers for certificate in merge(padded, x, policy="macs", front_padded=moved).certificates]
     assert worth_merging(gm, x, {"1", "6"}, "macs") == {"6"}
+
+
+def test_a_saving_within_the_noise_of_timings_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices per layer that favour the merge of the 3x3 pair by 2 %, then by 20 %."""
+    x = torch.randn(2, 16, 16, 16)
+    gm = capture(basic(), x)
+    for saving, found in ((0.02, {"6"}), (0.2, {"1", "6"})):
+        monkeypatch.setattr(
+            Latency, "layer", lambda self, merged, shape, cost=2 * (1 - saving): cost if merged.conv.weight.shape[-1] == 5 else 1.0
+        )
+        assert worth_merging(gm, x, {"1", "6"}, "latency") == found
 
 
 def pruner(front_pad: bool | frozenset[str], candidates: str | frozenset[str]) -> DepthPruner:

@@ -17,10 +17,11 @@ Backend = Literal["onnxruntime", "torch"]
 
 
 class Price(Protocol):
-    """A cost per layer and how the costs of a chain combine."""
+    """A cost per layer and how the costs of a chain combine; `noise` is the share below which a difference between two costs says nothing."""
 
     combine: Combine
     unit: str
+    noise: float
 
     def layer(self, merged: Merged, shape: tuple[int, ...]) -> float:
         """Cost of one (merged) layer on an input of this shape, batch first."""
@@ -42,6 +43,7 @@ class Macs:
 
     combine: Combine = "sum"
     unit = "MACs"
+    noise = 0.0
 
     def layer(self, merged: Merged, shape: tuple[int, ...]) -> float:
         """Weights times output positions."""
@@ -62,6 +64,7 @@ class Memory:
 
     combine: Combine = "max"
     unit = "bytes"
+    noise = 0.0
 
     def layer(self, merged: Merged, shape: tuple[int, ...]) -> float:
         """Input and output, and for const-pad the shifted copy of the input."""
@@ -78,6 +81,7 @@ class Always:
 
     combine: Combine = "sum"
     unit = "layers"
+    noise = 0.0
 
     def layer(self, merged: Merged, shape: tuple[int, ...]) -> float:
         """One."""
@@ -93,6 +97,7 @@ class Latency:
 
     combine: Combine = "sum"
     unit = "ms"
+    noise = 0.05
 
     def __init__(self, backend: Backend = "onnxruntime", threads: int = 1, repeats: int = 60) -> None:
         self.backend, self.threads, self.repeats = backend, threads, repeats
