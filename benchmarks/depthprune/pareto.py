@@ -71,11 +71,18 @@ def cells(sites: int, tuning: int) -> list[tuple[str, float]]:
     return found + [("torch-pruning", ratio) for ratio in (0.25, 0.4, 0.55)]
 
 
-def worthwhile(dense: nn.Module, images: ImageSet) -> frozenset[str]:
-    """The activations that `depthprune prune` would take by default: those whose layers the latency policy merges."""
+def worthwhile(dense: nn.Module, images: ImageSet, file: Path) -> frozenset[str]:
+    """The activations that `depthprune prune` would take by default: those whose layers the latency policy merges.
+
+    Measured once and kept in `file`: a matter of shapes, so the same for every seed.
+    """
+    if file.is_file():
+        return frozenset(read_json(file))
     example = next(iter(images.loader("val", 2)))[0]
     graph = capture(copy.deepcopy(dense).eval(), example)
-    return worth_merging(graph, example, removable(graph, "mergeable", None), "latency")
+    found = worth_merging(graph, example, removable(graph, "mergeable", None), "latency")
+    write_json(file, sorted(found))
+    return found
 
 
 def shorten(
@@ -147,7 +154,6 @@ def train(name: str, study: Study) -> None:
     """Train every cell that is not there yet."""
     images = load_images(study.source, seed=0, limit=study.limit)
     dense: dict[tuple[str, int], nn.Module] = {}
-    worth: dict[str, frozenset[str]] = {}  # of shapes, so the same for every seed
     for folder, cell in folders(name, study):
         if (folder / "cell.json").is_file():
             continue
@@ -164,9 +170,8 @@ def train(name: str, study: Study) -> None:
         elif method in ("none", "torch-pruning"):
             model, facts = narrow(start, images, amount, study.tuning, seed)
         else:
-            if family not in worth:
-                worth[family] = worthwhile(start, images)
-            model, facts = shorten(start, images, worth[family], method, int(amount), study.tuning, seed)
+            worth = worthwhile(start, images, FOLDER / name / f"worth-{family}.json")
+            model, facts = shorten(start, images, worth, method, int(amount), study.tuning, seed)
         example = next(iter(images.loader("val", 2)))[0]
         plain = prepare(model.to(memory_format=torch.contiguous_format).eval(), example)
         cell |= facts | {"accuracy_before_merging": accuracy_of(images.loader("test", 512))(plain)}
