@@ -30,7 +30,6 @@ from depthprune.capture import capture
 from depthprune.finetune import Distill
 from depthprune.fold import prepare
 from depthprune.guard import only_if_faster
-from depthprune.job import layout
 from depthprune.measure import compare_onnx, size
 from depthprune.merging import merge
 from depthprune.methods import make
@@ -134,7 +133,7 @@ def narrow(dense: nn.Module, images: ImageSet, ratio: float, tuning: int, seed: 
                 ignored_layers=[model.head],
                 round_to=4,
             ).step()
-    graph = capture(model.to(memory_format=layout(model)), example)
+    graph = capture(model.to(memory_format=torch.channels_last), example)
     train = images.loader("train", 64, shuffle=True, seed=seed)
     Distill(dense, train, TrainConfig(epochs=tuning, batch_size=64, lr=0.02, seed=seed))(graph, 1, {}, None)
     return graph, {"removed": 0, "epochs": tuning, "sparsity": 0.0, "front_padded": []}

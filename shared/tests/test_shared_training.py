@@ -312,6 +312,22 @@ def test_parameter_groups_modes_and_clipping():
     assert rates == pytest.approx([0.01 * (1 - step / 5) for step in range(5)])
 
 
+@pytest.mark.parametrize(("channels", "sound"), [(4, False), (8, True)])
+def test_narrow_strided_pointwise_layers_train_without_the_kernel_that_corrupts_memory(channels, sound):
+    """Channels last, as a batch of grey images cut from pixels lies: a few hundred such steps end the process in oneDNN's kernel."""
+    torch.manual_seed(0)
+    pixels, labels = np.random.default_rng(0).random((32, 8, 8, 1), dtype=np.float32), torch.arange(32) % 3
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Conv2d(channels, 3, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    seen = []
+    fit(
+        model, [(images, labels)], None, TrainConfig(epochs=2), device="cpu",
+        on_backward=lambda step: seen.append(torch.backends.mkldnn.enabled),
+    )  # fmt: skip
+    assert seen == [sound] * 2
+    assert torch.backends.mkldnn.enabled
+
+
 def test_bfloat16_training_learns():
     module = nn.Linear(4, 3)
     fit(module, loader(), None, TrainConfig(epochs=8, lr=0.2, precision="bf16-mixed"))

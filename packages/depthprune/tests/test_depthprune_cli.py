@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from depthprune.cli import app
-from depthprune.job import layout
 from edge_shared.cli import run
 from torch import nn
 
@@ -169,11 +168,6 @@ def test_a_model_for_other_classes_fails_before_anything_is_written(finished: Pa
     assert "10" in err
     assert "4 classes" in err
     assert not (tmp_path / "o.partial").exists()
-
-
-def test_a_narrow_strided_convolution_is_not_trained_channels_last() -> None:
-    assert layout(nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.Conv2d(8, 4, 1))) is torch.channels_last
-    assert layout(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 1, 2))) is torch.contiguous_format
 
 
 def test_analyze_names_every_activation(finished: Path, capsys) -> None:

@@ -26,7 +26,7 @@ from edge_shared.checkpoints import load_checkpoint, save_checkpoint
 from edge_shared.cli import progress, say
 from edge_shared.errors import InputError
 
-__all__ = ["Epoch", "History", "Stateful", "Step", "TrainConfig", "evaluate", "fit", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Epoch", "History", "Stateful", "Step", "TrainConfig", "evaluate", "fit", "load_checkpoint", "save_checkpoint", "sound_kernels"]
 
 Metrics = dict[str, float]
 
@@ -153,6 +153,26 @@ class Stateful(Protocol):
         ...
 
 
+@contextmanager
+def sound_kernels(model: nn.Module) -> Iterator[None]:
+    """Without oneDNN for a backward pass in which it would corrupt memory.
+
+    Its weight gradient of a strided 1x1 convolution of two to seven channels writes past the end of the buffer (torch 2.13, x86 with
+    AVX2) where images lie channels last, as they also do in a batch of one channel that was cut from pixels. Networks that were
+    pruned that far are small: the plain kernels cost them little.
+    """
+    narrow = any(
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1 and 1 < module.in_channels < 8
+        for module in model.modules()
+    )
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = before and not narrow
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 def fit(
     model: nn.Module,
     train_loader: Iterable[Any],
@@ -215,7 +235,7 @@ def fit(
     if config.patience is not None and validate is None:
         raise InputError("patience needs validation data to tell the best epoch")
     done = run.epoch * steps_per_epoch + run.batches
-    with _interrupts() as interrupted, progress(description, config.epochs * steps_per_epoch) as advance:
+    with sound_kernels(model), _interrupts() as interrupted, progress(description, config.epochs * steps_per_epoch) as advance:
         advance(done)
         _seed(config.seed)  # only now: importing rich for the bar draws from Python's generator, the first time
         while run.epoch < config.epochs and not run.history.stopped_early:

@@ -135,17 +135,6 @@ class Setup:
     fresh: list[str]
 
 
-def layout(model: nn.Module) -> torch.memory_format:
-    """The memory order to train in: channels last, which is faster on a CPU, unless torch cannot.
-
-    In torch 2.13 on x86 with AVX2 the backward pass of a strided 1x1 convolution of at most four input channels writes past its
-    buffers in that order.
-    """
-    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    narrow = any(conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels <= 4 for conv in convolutions)
-    return torch.contiguous_format if narrow else torch.channels_last
-
-
 def setup(config: PruneConfig) -> Setup:
     """Load data and model and check every setting against them, so that bad input fails before anything is written.
 
@@ -163,7 +152,7 @@ def setup(config: PruneConfig) -> Setup:
         from edge_shared.artifacts import load_weights as read
 
         fresh = load_weights(dense, read(config.weights), config.weights)
-    dense = dense.to(memory_format=layout(dense))  # type: ignore[call-overload]
+    dense = dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = next(iter(images.loader("val", 1)))[0]
     graph = capture(copy.deepcopy(dense), example).eval()
     removable(graph, config.candidates, config.layers)

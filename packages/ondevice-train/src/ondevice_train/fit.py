@@ -19,7 +19,7 @@ from edge_shared.errors import CheckFailed, InputError
 from edge_shared.memory import measure, peak
 from edge_shared.memory.schemes import Scheme
 from edge_shared.network import Network, deployed
-from edge_shared.training import Step, TrainConfig, evaluate, load_checkpoint
+from edge_shared.training import Step, TrainConfig, evaluate, load_checkpoint, sound_kernels
 from edge_shared.training import fit as train
 from edge_shared.units import format_bytes
 from torch import Tensor, nn
@@ -616,7 +616,8 @@ def rank(
     while done < config.rank_steps:
         for inputs, labels in loader:
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+            with sound_kernels(model):
+                torch.nn.functional.cross_entropy(model(inputs), labels).backward()
             for name, norms in prepared.gradient_norms().items():
                 sums[name] = sums.get(name, 0.0) + norms.double().numpy()
             if train_steps:
