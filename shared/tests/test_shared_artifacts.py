@@ -474,6 +474,34 @@ def test_int8_sums_of_large_products_do_not_saturate(tmp_path):
     assert result["max_abs_error"] <= 0.01 * 144
 
 
+class Means(nn.Module):
+    """Mean over the given axes, between a layer and another."""
+
+    def __init__(self, first, axes, last, keepdim):
+        super().__init__()
+        self.first, self.last, self.axes, self.keepdim = first, last, axes, keepdim
+
+    def forward(self, x):
+        return self.last(self.first(x).mean(self.axes, keepdim=self.keepdim).flatten(1))
+
+
+@pytest.mark.parametrize(("axes", "keepdim"), [((2, 3), True), ((-1, -2), False)])
+def test_int8_means_over_pixels_are_sums_of_integers(tmp_path, axes, keepdim):
+    """Sums of floats come in another order on another processor, and then ties round the other way."""
+    import onnx
+
+    torch.manual_seed(0)
+    for network, x, kept in (
+        (Means(nn.Conv2d(1, 8, 3), axes, nn.Linear(8, 4), keepdim), torch.rand(8, 1, 10, 10), False),
+        (Means(nn.Linear(10, 8), 1, nn.Linear(80, 4), keepdim), torch.rand(8, 3, 10, 10), True),
+    ):
+        export_onnx(network, x, tmp_path / "float.onnx")
+        result = quantize_onnx(tmp_path / "float.onnx", x.numpy(), tmp_path / "int8.onnx")
+        assert result["max_abs_error"] < 0.02
+        operations = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+        assert ("GlobalAveragePool" in operations, "ReduceMean" in operations) == (not kept, kept)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vgg16_bn", "swin_t", "vit_b_32", "timm:vit_tiny_patch16_224"]

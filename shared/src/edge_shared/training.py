@@ -166,11 +166,11 @@ def sound_kernels(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
     )
     before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = before and not narrow
+    torch.backends.mkldnn.enabled = before and not narrow  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        torch.backends.mkldnn.enabled = before  # type: ignore[assignment]
 
 
 def fit(

@@ -96,6 +96,7 @@ def quantize_onnx(path: str | Path, calibration: NDArray[np.float32] | Iterable[
             with _quiet():
                 name = _session(path).get_inputs()[0].name
                 quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+                _pool_in_integers(prepared)
                 quantize_static(
                     str(prepared), str(temporary), Reader(name),
                     quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True,
@@ -112,6 +113,37 @@ def quantize_onnx(path: str | Path, calibration: NDArray[np.float32] | Iterable[
         "max_abs_error": float(np.abs(exact - rough).max()),
         "agreement": agreement,
     }
+
+
+def _pool_in_integers(path: Path) -> None:
+    """Write means over all pixels as global average pools, which ONNX Runtime sums in integers.
+
+    A mean in floats depends on the order of its sum, which differs between processors, and decides ties of the rounding behind it.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
+    nodes = []
+    for node in graph.node:
+        axes = constants.get(node.input[1]) if node.op_type == "ReduceMean" and len(node.input) > 1 else None
+        if axes is None or ranks.get(node.input[0]) != 4 or {int(axis) % 4 for axis in axes.ravel()} != {2, 3}:
+            nodes.append(node)
+        elif any(attribute.name == "keepdims" and attribute.i == 0 for attribute in node.attribute):
+            pooled = f"{node.output[0]}_pooled"
+            nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name))
+            nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], axis=1))
+        else:
+            nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [node.output[0]], name=node.name))
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    onnx.save(model, path)
 
 
 def _export(model: nn.Module, pair: torch.Tensor, path: Path) -> None:
