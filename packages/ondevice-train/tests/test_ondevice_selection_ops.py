@@ -11,6 +11,7 @@ from edge_shared import architectures
 from edge_shared.memory import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ondevice_train.ops import chain
 from ondevice_train.ops.selective import Selective
 from ondevice_train.selection.importance import Ranking
 from ondevice_train.selection.install import SelectiveModel
@@ -87,16 +88,12 @@ def test_linear_gradients_equal_dense_autograd(shape, unit):
 @pytest.mark.parametrize("groups", [1, 4, 2])
 def test_gradcheck(groups):
     torch.manual_seed(0)
-    selective = Selective(nn.Conv2d(4, 4, 3, padding=1, groups=groups).double())
+    selective = Selective(nn.Conv2d(4, 4, 3, padding=1, groups=groups, bias=False).double())
     selective.select([0, 3])
 
     def function(x, slice):
-        selective.slice = nn.Parameter(slice)
-        from ondevice_train.ops.selective import _SelectiveConv
-
-        weight = selective.weight.clone()
-        weight[selective._index()] = slice.detach()
-        return _SelectiveConv.apply(x, weight, None, slice, selective.channels, "input", selective.geometry)
+        selective.weight.data[selective._index()] = slice.detach()
+        return chain._Chain.apply(x, (selective,), slice)
 
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     slice = selective.slice_of(selective.weight).requires_grad_()
@@ -356,3 +353,104 @@ def test_channels_kept_in_8_bits():
     assert torch.equal(gradients[0][0], gradients[1][0])
     relative = (gradients[0][1] - gradients[1][1]).norm() / gradients[1][1].norm()
     assert 0 < relative < 0.01
+
+
+def chained(dtype=torch.float64, act=nn.ReLU6):
+    """Convolutions in a row with norms and activations, plain and as a chain; every statistic is a number of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), act(),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False), nn.BatchNorm2d(8), act(),
+        nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6),
+        nn.Conv2d(6, 6, 3, stride=2), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).to(dtype)  # fmt: skip
+    for name, value in model.state_dict().items():
+        if ".running_" in name or name.split(".")[0] in "147":
+            value.copy_(torch.rand_like(value) + 0.5) if value.is_floating_point() else None
+    return model
+
+
+@pytest.mark.parametrize("act", [nn.ReLU6, nn.ReLU, nn.LeakyReLU, nn.Hardtanh])
+@pytest.mark.parametrize("lowest", [0, 3, 6])
+def test_a_chain_has_the_gradients_of_dense_autograd(lowest, act):
+    """One node for the row of layers: every slice, every trained bias and dx to 1e-12; its bytes as predicted; undone to the bit."""
+    dense, ours = chained(act=act), chained(act=act)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2])
+    prepared = SelectiveModel(ours, x, biases=3)
+    assert [len(module._links) for module in prepared.modules.values()] == [4, 1, 1, 1]
+    chosen = {name: (0, 2) for name in ("0", "3", "6", "8") if int(name) >= lowest}
+    prepared.apply(Selection("input", chosen))
+    assert prepared.measure() == prepared.predict().total
+    dense.train()
+    for module in dense:
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    F.cross_entropy(dense(a), y).backward()
+    F.cross_entropy(ours(b), y).backward()
+    tolerance = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(b.grad, a.grad, **tolerance)
+    for name in chosen:
+        module = prepared.modules[name]
+        torch.testing.assert_close(module.slice.grad, dense[int(name)].weight.grad[module._index()], **tolerance)
+    for norm in (4, 7):
+        torch.testing.assert_close(ours[norm].bias.grad, dense[norm].bias.grad, **tolerance)
+    torch.testing.assert_close(ours[8].bias.grad, dense[8].bias.grad, **tolerance)
+    with torch.no_grad():
+        ours[4].bias += 1
+        dense[4].bias += 1
+    torch.testing.assert_close(ours(x), dense(x), **tolerance)  # a bias that moved is seen
+    prepared.restore()
+    assert [type(module) for module in ours] == [type(module) for module in dense]
+    assert all(torch.equal(p, q) for p, q in zip(ours.state_dict().values(), dense.state_dict().values(), strict=True))
+
+
+def test_a_tensor_that_two_layers_read_ends_a_chain():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.head((y + self.c(self.act(self.b(y)))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Residual()
+    x = torch.randn(2, 3, 4, 4)
+    expected = model(x)
+    prepared = SelectiveModel(model, x)
+    assert {name: len(module._links) for name, module in prepared.modules.items() if not module._inside} == {"a": 1, "b": 2}
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_hooks_see_each_layer_when_the_chain_is_parted():
+    model, x = chained().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = model[:5](x)
+    prepared = SelectiveModel(model, x)
+    model.eval()
+    prepared.unchain()
+    seen = []
+    prepared.modules["3"].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    before = model(x)
+    torch.testing.assert_close(seen[0], expected)
+    prepared.chain()
+    torch.testing.assert_close(model(x), before)
+
+
+def test_gradients_under_autocast():
+    """bfloat16 where torch would use it: gradients in float32, near the exact ones."""
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    found = []
+    for enabled in (False, True):
+        prepared = SelectiveModel(chained(torch.float32), x, biases=2)
+        prepared.apply(Selection("input", {"0": (1, 2), "3": (0, 4), "6": (3,), "8": (5,)}))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = F.cross_entropy(prepared.model(x), y)
+        loss.backward()
+        found.append([parameter.grad for parameter in prepared.parameters()])
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert float((rounded - exact).norm()) <= 0.1 * float(exact.norm())

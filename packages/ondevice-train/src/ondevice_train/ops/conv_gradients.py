@@ -5,7 +5,8 @@ Torch's own backward pass wants the input even where only its shape matters, and
 
 * dX of a 1x1 kernel is a product of matrices; of a depthwise kernel at stride 1 a convolution with the turned kernel; of any other a
   transposed convolution. None of them sees an input.
-* dW of a depthwise kernel is a convolution of each input plane with its output gradient as the kernel; of a 1x1 kernel a product.
+* dW of a depthwise kernel is a convolution of each input plane with its output gradient as the kernel, or of few and small planes a
+  product of their windows with it; of a 1x1 kernel a product.
 
 Letters: B batch, C channels in, O out, H W pixels in, P Q out, k kernel, g groups.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Pair = Sequence[int]
+_WINDOWS = 1 << 14  # elements of which a copy of all windows costs less than a call of a convolution
 _backward = torch.ops.aten.convolution_backward.default
 
 
@@ -55,6 +57,15 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding
         # Never larger than the output gradient; on smaller images torch's way is the faster one.
         per_sample = torch.bmm(grad.reshape(batch, out, -1), x.reshape(batch, channels, -1).transpose(1, 2))
         return per_sample.sum(0).view(out, channels, 1, 1)
+    if groups == channels == out and batch * channels * math.prod(kernel) * math.prod(grad.shape[2:]) <= _WINDOWS:
+        padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).contiguous()
+        step = padded.stride()
+        windows = padded.as_strided(
+            (batch, channels, *kernel, *grad.shape[2:]),
+            (*step[:2], step[2] * dilation[0], step[3] * dilation[1], step[2] * stride[0], step[3] * stride[1]),
+        ).reshape(batch * channels, math.prod(kernel), -1)
+        per_sample = torch.bmm(windows, grad.reshape(batch * channels, -1, 1))
+        return per_sample.view(batch, channels, *kernel).sum(0)[:, None]
     if groups == channels == out > 1 and max(kernel) >= 5:
         planes = F.conv2d(
             x.reshape(1, batch * channels, *x.shape[2:]), grad.reshape(batch * channels, 1, *grad.shape[2:]), None, dilation, padding, stride,

@@ -40,6 +40,7 @@ __all__ = [
 
 # The derivative of every smooth kind lies in [-0.5, 1.5]; this many steps divide it so that 0 and 1 are codes.
 _STEPS = {8: 252, 4: 12}
+_LIMITS = {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0)}
 _PIECE = 1 << 15  # elements worked on at a time
 DERIVATIVE_ERROR = {bits: 1.0 / steps for bits, steps in _STEPS.items()}
 
@@ -83,36 +84,61 @@ def _restore_order(x: Tensor, order: tuple[int, ...] | None) -> Tensor:
     return x if order is None else x.permute(tuple(np.argsort(order).tolist()))
 
 
+Kept = tuple[torch.Size, tuple[int, ...] | None]
+"""Shape in memory order, and that order if it is another one than that of the dimensions."""
+
+
+def _keep_mask(x: Tensor, low: float, high: float) -> tuple[Tensor, Kept]:
+    view, order = _in_memory_order(x.detach())
+    return pack(_between(view, low, high)), (view.shape, order)
+
+
+def _piecewise(x: Tensor, kind: str, low: float, high: float, slope: float, inplace: bool) -> Tensor:
+    if kind == "leaky_relu":
+        return F.leaky_relu_(x, slope) if inplace else F.leaky_relu(x, slope)
+    if kind == "hardsigmoid":
+        return F.hardsigmoid(x, inplace=inplace)
+    if high == math.inf:
+        return x.clamp_min_(low) if inplace else x.clamp_min(low)
+    return x.clamp_(low, high) if inplace else x.clamp(low, high)
+
+
+# Row b holds the eight bits of byte b as numbers: looking them up is faster than unpacking and converting them.
+_BITS: Any = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ROWS = {torch.float32: _BITS.astype(np.float32), torch.float64: _BITS.astype(np.float64)}
+
+
+def _mask_gradient(grad: Tensor, packed: Tensor, kept: Kept, kind: str, slope: float) -> Tensor:
+    shape, order = kept
+    rows = _ROWS.get(grad.dtype) if grad.device.type == "cpu" else None
+    if rows is None:
+        inside = unpack(packed, math.prod(shape)).to(grad.dtype)
+    else:
+        inside = torch.from_numpy(rows.take(packed.numpy(), axis=0)).view(-1)[: math.prod(shape)]
+    inside = _restore_order(inside.view(shape), order)
+    if kind == "leaky_relu":
+        return torch.where(inside.bool(), grad, slope * grad)
+    dx = inside.mul_(grad)
+    return dx.div_(6) if kind == "hardsigmoid" else dx
+
+
 class _Piecewise(torch.autograd.Function):
     """y = clamp-like(x); dx = g where low < x < high, else slope_outside * g (times `slope` inside)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kind: str, low: float, high: float, slope: float, inplace: bool) -> Tensor:
         if ctx.needs_input_grad[0]:
-            view, order = _in_memory_order(x)
-            ctx.save_for_backward(pack(_between(view.detach(), low, high)))
-            ctx.shape, ctx.order = view.shape, order
+            packed, ctx.kept = _keep_mask(x, low, high)
+            ctx.save_for_backward(packed)
             ctx.kind, ctx.slope = kind, slope
         if inplace:
             ctx.mark_dirty(x)
-        if kind == "leaky_relu":
-            return F.leaky_relu_(x, slope) if inplace else F.leaky_relu(x, slope)
-        if kind == "hardsigmoid":
-            return F.hardsigmoid(x, inplace=inplace)
-        if high == math.inf:
-            return x.clamp_min_(low) if inplace else x.clamp_min(low)
-        return x.clamp_(low, high) if inplace else x.clamp(low, high)
+        return _piecewise(x, kind, low, high, slope, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         (packed,) = ctx.saved_tensors
-        inside = _restore_order(unpack(packed, math.prod(ctx.shape)).view(ctx.shape), ctx.order)
-        dx = grad * inside
-        if ctx.kind == "hardsigmoid":
-            dx /= 6
-        elif ctx.kind == "leaky_relu":
-            dx = torch.where(inside.bool(), grad, ctx.slope * grad)
-        return dx, None, None, None, None, None
+        return _mask_gradient(grad, packed, ctx.kept, ctx.kind, ctx.slope), None, None, None, None, None
 
 
 def relu(x: Tensor, inplace: bool = False) -> Tensor:
@@ -149,42 +175,56 @@ def _derivative(kind: str, x: Tensor, grad: Tensor) -> Tensor:
     return torch.ops.aten.gelu_backward(grad, x)  # type: ignore[no-any-return]
 
 
+def _keep_derivative(x: Tensor, kind: str, bits: int) -> tuple[Tensor, Kept]:
+    steps = _STEPS[bits]
+    view, order = _in_memory_order(x.detach())
+    code = torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
+    # Piece by piece: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly. Codes lie
+    # between 0 and `steps` by themselves; the half makes the cut of the integer a rounding.
+    scale = x.new_full((min(_PIECE, x.numel()),), steps / 2)
+    for part, out in zip(view.reshape(-1).split(_PIECE), code.split(_PIECE), strict=True):
+        out.copy_(_derivative(kind, part, scale[: part.numel()]).add_(steps / 4 + 0.5).to(torch.int32))
+    if bits == 4:
+        code = F.pad(code, (0, code.numel() % 2)).view(-1, 2)
+        code = code[:, 0] | (code[:, 1] << 4)
+    return code, (view.shape, order)
+
+
+def _smooth(x: Tensor, kind: str, inplace: bool) -> Tensor:
+    if kind == "gelu":
+        return x.copy_(F.gelu(x)) if inplace else F.gelu(x)
+    return (F.hardswish if kind == "hardswish" else F.silu)(x, inplace=inplace)
+
+
+def _derivative_gradient(grad: Tensor, code: Tensor, kept: Kept, bits: int) -> Tensor:
+    shape, order = kept
+    if bits == 4:
+        code = torch.stack((code & 15, code >> 4), 1).view(-1)[: math.prod(shape)]
+    view = grad if order is None else grad.permute(order)
+    dx = torch.empty(shape, dtype=grad.dtype, device=grad.device)
+    pieces = zip(code.split(_PIECE), view.reshape(-1).split(_PIECE), dx.view(-1).split(_PIECE), strict=True)
+    for part, inside, out in pieces:
+        out.copy_(part).mul_(2 / _STEPS[bits]).sub_(0.5).mul_(inside)
+    return _restore_order(dx, order)
+
+
 class _Smooth(torch.autograd.Function):
     """y = f(x); saves the derivative f'(x) rounded to ``bits`` bits (steps of 1/126 or 1/6 over [-0.5, 1.5])."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kind: str, bits: int, inplace: bool) -> Tensor:
         if ctx.needs_input_grad[0]:
-            steps = _STEPS[bits]
-            view, ctx.order = _in_memory_order(x)
-            code = torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
-            # Piece by piece: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly. Codes lie
-            # between 0 and `steps` by themselves; the half makes the cut of the integer a rounding.
-            scale = x.new_full((min(_PIECE, x.numel()),), steps / 2)
-            for part, out in zip(view.reshape(-1).split(_PIECE), code.split(_PIECE), strict=True):
-                out.copy_(_derivative(kind, part, scale[: part.numel()]).add_(steps / 4 + 0.5).to(torch.int32))
-            if bits == 4:
-                code = F.pad(code, (0, code.numel() % 2)).view(-1, 2)
-                code = code[:, 0] | (code[:, 1] << 4)
+            code, ctx.kept = _keep_derivative(x, kind, bits)
             ctx.save_for_backward(code)
-            ctx.shape, ctx.bits = view.shape, bits
+            ctx.bits = bits
         if inplace:
             ctx.mark_dirty(x)
-        if kind == "gelu":
-            return x.copy_(F.gelu(x)) if inplace else F.gelu(x)
-        return (F.hardswish if kind == "hardswish" else F.silu)(x, inplace=inplace)
+        return _smooth(x, kind, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         (code,) = ctx.saved_tensors
-        if ctx.bits == 4:
-            code = torch.stack((code & 15, code >> 4), 1).view(-1)[: math.prod(ctx.shape)]
-        view = grad if ctx.order is None else grad.permute(ctx.order)
-        dx = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device)
-        pieces = zip(code.split(_PIECE), view.reshape(-1).split(_PIECE), dx.view(-1).split(_PIECE), strict=True)
-        for part, inside, out in pieces:
-            out.copy_(part).mul_(2 / _STEPS[ctx.bits]).sub_(0.5).mul_(inside)
-        return _restore_order(dx, ctx.order), None, None, None
+        return _derivative_gradient(grad, code, ctx.kept, ctx.bits), None, None, None
 
 
 def smooth(x: Tensor, kind: str, bits: int = 8, inplace: bool = False) -> Tensor:
@@ -202,6 +242,9 @@ class PackedActivation(nn.Module):
     Attributes:
         kind: one of `PIECEWISE` or `SMOOTH`.
         bits: bits an element for smooth kinds.
+        limits: between which a piecewise kind has its inner slope.
+        slope: outer slope of leaky_relu.
+        absorbed: the convolution before applies it (`Selective.absorb_activation`).
         original: the torch module that it stands for (used to go back).
     """
 
@@ -209,7 +252,12 @@ class PackedActivation(nn.Module):
         super().__init__()
         self.kind = kind
         self.bits = bits
+        self.absorbed = False
         self.inplace = bool(getattr(original, "inplace", False))
+        self.limits: tuple[float, float] = (
+            (float(original.min_val), float(original.max_val)) if kind == "hardtanh" else _LIMITS.get(kind, (0.0, math.inf))  # type: ignore[arg-type]
+        )
+        self.slope = float(getattr(original, "negative_slope", 1.0))
         # A tuple hides the module from registration: it has no parameters, and traces must not see it twice.
         self._original: tuple[Any] = (original,)
 
@@ -220,20 +268,28 @@ class PackedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation; saves `saved_bytes(kind, x.numel(), bits)` bytes if x needs a gradient."""
+        if self.absorbed:
+            return x
         if not x.requires_grad:
             return self.original(x)
         inplace = self.inplace and not x.is_leaf
-        if self.kind == "relu":
-            return relu(x, inplace)
-        if self.kind == "relu6":
-            return relu6(x, inplace)
-        if self.kind == "hardtanh":
-            return hardtanh(x, self.original.min_val, self.original.max_val, inplace)
-        if self.kind == "leaky_relu":
-            return leaky_relu(x, self.original.negative_slope, inplace)
-        if self.kind == "hardsigmoid":
-            return hardsigmoid(x, inplace)
+        if self.kind in PIECEWISE:
+            return _Piecewise.apply(x, self.kind, *self.limits, self.slope, inplace)
         return smooth(x, self.kind, self.bits, inplace)
+
+    def keep(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """What the gradient at x needs: one flat tensor, and the shape that it stands for."""
+        return _keep_mask(x, *self.limits) if self.kind in PIECEWISE else _keep_derivative(x, self.kind, self.bits)
+
+    def apply_(self, x: Tensor) -> Tensor:
+        """Apply the activation in place, outside of autograd."""
+        return _piecewise(x, self.kind, *self.limits, self.slope, True) if self.kind in PIECEWISE else _smooth(x, self.kind, True)
+
+    def gradient(self, grad: Tensor, code: Tensor, kept: Kept) -> Tensor:
+        """dx from what `keep` gave."""
+        if self.kind in PIECEWISE:
+            return _mask_gradient(grad, code, kept, self.kind, self.slope)
+        return _derivative_gradient(grad, code, kept, self.bits)
 
     def extra_repr(self) -> str:
         """Show the kind and the bits."""

@@ -13,143 +13,21 @@ Shape suffixes: B batch, C input channels, O outputs, K selected, H W height and
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ondevice_train.compression._codec import Codec
-from ondevice_train.compression._geometry import ConvGeometry
-from ondevice_train.ops.conv_gradients import input_gradient, weight_gradient
+from ondevice_train.ops import chain
 from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
+from ondevice_train.ops.masks import PackedActivation
+from ondevice_train.ops.slices import Unit, dequantise, quantise, slice_index
 
-Unit = Literal["input", "output"]
-
-
-def _quantise(kept: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Round each channel to 256 levels between its extremes: uint8 codes, and (2, K) with the lowest value and the step."""
-    dims = [dim for dim in range(kept.ndim) if dim != axis % kept.ndim]
-    low, high = kept.amin(dims, keepdim=True), kept.amax(dims, keepdim=True)
-    step = (high - low) / 255
-    step = torch.where(step > 0, step, torch.ones_like(step))
-    codes = ((kept - low) / step).round_().to(torch.uint8)
-    return codes, torch.stack((low.flatten(), step.flatten()))
-
-
-def _dequantise(codes: Tensor, grid: Tensor, axis: int) -> Tensor:
-    shape = [1] * codes.ndim
-    shape[axis] = -1
-    return codes.to(grid.dtype) * grid[1].view(shape) + grid[0].view(shape)
-
-
-class _SelectiveConv(torch.autograd.Function):
-    """y = conv(x, W) + b; saves x[:, kept] (a copy) for the gradient of `slice`, nothing of x if there is no slice."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        slice: Tensor | None,
-        channels: Tensor | None,
-        unit: Unit,
-        geometry: tuple,
-        bits: int = 32,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-        codec: Codec | None = None,
-    ) -> Tensor:
-        stride, padding, dilation, groups = geometry
-        pieces: tuple[Tensor | None, ...] = ()
-        if slice is not None and ctx.needs_input_grad[3]:
-            assert channels is not None
-            if unit == "input" or groups == x.shape[1] > 1:
-                inputs = channels if unit == "input" else channels // (weight.shape[0] // groups)
-                kept = x.index_select(1, inputs)
-                pieces = (kept,) if codec is None and bits == 32 else _quantise(kept, 1) if codec is None else codec.encode(kept)
-            else:
-                pieces = (x,)
-        ctx.save_for_backward(weight, channels, scale, *pieces)
-        ctx.geometry, ctx.unit, ctx.x_shape, ctx.codec = geometry, unit, x.shape, codec
-        # The scaled weight is made again in the backward pass: keeping it would cost as much as the weight.
-        scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
-        return F.conv2d(x, scaled, bias if scale is None else shift, stride, padding, dilation, groups)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        weight, channels, scale, *pieces = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        dx = dslice = None
-        if ctx.needs_input_grad[0]:
-            scaled = weight if scale is None else weight * scale.view(-1, 1, 1, 1)
-            dx = input_gradient(grad, scaled, ctx.x_shape, stride, padding, dilation, groups)
-        if pieces:
-            if ctx.codec is not None:
-                dslice = _coded_gradient(grad, ctx.codec, tuple(pieces), weight.shape[2:], channels, ctx.geometry)
-            else:
-                kept = pieces[0] if len(pieces) == 1 else _dequantise(pieces[0], pieces[1], 1)
-                dslice = _slice_gradient(grad, kept, weight, channels, ctx.unit, ctx.geometry, ctx.x_shape[1])
-            if scale is not None:
-                rows, _ = slice_index(channels, ctx.unit, groups, ctx.x_shape[1], weight.shape[0])
-                scales = scale[rows]
-                dslice = dslice * (scales[..., None, None] if scales.ndim == 2 else scales.view(-1, 1, 1, 1))
-        dbias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return dx, None, dbias, dslice, None, None, None, None, None, None, None
-
-
-def _coded_gradient(grad: Tensor, codec: Codec, pieces: tuple, kernel: Any, channels: Tensor, geometry: tuple) -> Tensor:
-    """Gradient of W[:, channels] from channels that a codec keeps: of an ungrouped convolution, or of a depthwise one."""
-    stride, (high, wide), dilation, groups = geometry
-    of_slice = ConvGeometry(tuple(kernel), stride, (high, high, wide, wide), dilation, 1 if groups == 1 else len(channels))
-    if groups == 1:
-        return codec.weight_gradient(pieces, grad, of_slice)
-    return codec.weight_gradient(pieces, grad.index_select(1, channels), of_slice).transpose(0, 1)
-
-
-def _slice_gradient(grad: Tensor, kept: Tensor, weight: Tensor, channels: Tensor, unit: Unit, geometry: tuple, in_channels: int) -> Tensor:
-    """Gradient of W[:, channels] (input) or W[channels] (output) from the kept input; shapes as `slice_of`."""
-    stride, padding, dilation, groups = geometry
-    per_group, outputs, kernel = in_channels // groups, weight.shape[0] // groups, weight.shape[2:]
-    if groups == 1:
-        g = grad if unit == "input" else grad.index_select(1, channels)
-        return weight_gradient(g, kept, kernel, stride, padding, dilation, 1)
-    if per_group == 1:
-        rows = _rows_of_inputs(channels, outputs) if unit == "input" else channels
-        of_rows = grad.index_select(1, rows)
-        if unit == "input":
-            dw = weight_gradient(of_rows, kept, kernel, stride, padding, dilation, len(channels))
-            return dw.view(len(channels), outputs, *kernel).transpose(0, 1)
-        return weight_gradient(of_rows, kept, kernel, stride, padding, dilation, len(rows))
-    if unit == "output":
-        return weight_gradient(grad, kept, kernel, stride, padding, dilation, groups).index_select(0, channels)
-    pieces = []
-    for position, channel in enumerate(channels.tolist()):
-        group = channel // per_group
-        g = grad[:, group * outputs : (group + 1) * outputs]
-        pieces.append(weight_gradient(g, kept[:, position : position + 1], kernel, stride, padding, dilation, 1))
-    return torch.cat(pieces, 1)
-
-
-def slice_index(channels: Tensor, unit: Unit, groups: int, in_channels: int, out_channels: int) -> tuple[Any, Any]:
-    """Advanced index (rows, columns) of the slice that `channels` select in a weight."""
-    if unit == "output":
-        return channels, slice(None)
-    if groups == 1:
-        return slice(None), channels
-    per_group, outputs = in_channels // groups, out_channels // groups
-    if per_group == outputs == 1:
-        return channels[None], torch.zeros_like(channels)[None]
-    rows = (channels // per_group) * outputs + torch.arange(outputs, device=channels.device)[:, None]
-    return rows, (channels % per_group).expand(outputs, -1)
-
-
-def _rows_of_inputs(channels: Tensor, outputs: int) -> Tensor:
-    """Output rows that read the given input channels of a depthwise layer with `outputs` outputs a channel."""
-    if outputs == 1:
-        return channels
-    return (channels[:, None] * outputs + torch.arange(outputs, device=channels.device)).reshape(-1)
+__all__ = ["Selective", "Unit"]
 
 
 class _SelectiveLinear(torch.autograd.Function):
@@ -171,27 +49,32 @@ class _SelectiveLinear(torch.autograd.Function):
             assert channels is not None
             kept = x.index_select(-1, channels) if unit == "input" else x
             if bits == 8 and unit == "input":
-                kept, grid = _quantise(kept, -1)
+                kept, grid = quantise(kept, -1)
         ctx.save_for_backward(kept, grid, weight, channels)
         ctx.unit = unit
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         kept, grid, weight, channels = ctx.saved_tensors
         if grid is not None:
-            kept = _dequantise(kept, grid, -1)
-        dx = grad @ weight if ctx.needs_input_grad[0] else None
+            kept = dequantise(kept, grid, -1)
+        dx = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
         flat = grad.reshape(-1, grad.shape[-1])
         dslice = None
         if kept is not None:
-            if ctx.unit == "output":
-                flat_selected = flat.index_select(1, channels)
-            else:
-                flat_selected = flat
-            dslice = flat_selected.t() @ kept.reshape(-1, kept.shape[-1])
+            selected = flat.index_select(1, channels) if ctx.unit == "output" else flat
+            dslice = selected.t() @ kept.reshape(-1, kept.shape[-1]).to(grad.dtype)
         dbias = flat.sum(0) if ctx.needs_input_grad[2] else None
         return dx, None, dbias, dslice, None, None, None
+
+
+def _average(parameter: Tensor) -> None:
+    """The mean gradient over all processes."""
+    assert parameter.grad is not None
+    distributed.all_reduce(parameter.grad)
+    parameter.grad.div_(distributed.get_world_size())
 
 
 class Selective(nn.Module):
@@ -233,13 +116,18 @@ class Selective(nn.Module):
             (original.stride, original.padding, original.dilation, original.groups) if isinstance(original, nn.Conv2d) else ()
         )
         self.weight = original.weight
-        self.bias = original.bias
+        self.register_parameter("bias", original.bias)  # type: ignore[arg-type]
         self.weight.requires_grad_(False)
         self.unit: Unit = "input"
         self.register_buffer("channels", None, persistent=False)
         self.register_buffer("scale", None, persistent=False)
         self.register_buffer("shift", None, persistent=False)
-        self._norm: tuple[FrozenBatchNorm2d] | None = None
+        self._norm: tuple[FrozenBatchNorm2d, Tensor] | None = None  # and its bias; a tuple hides both from registration
+        self._seen_bias = -1
+        self._links: tuple[Selective, ...] = (self,)
+        self._inside = False
+        self.activation: PackedActivation | None
+        object.__setattr__(self, "activation", None)
         self.register_parameter("slice", None)
         self._seen = -1
         self.register_state_dict_pre_hook(lambda module, *_: module.sync())
@@ -286,6 +174,9 @@ class Selective(nn.Module):
         self.channels = indices
         self.slice = nn.Parameter(self.slice_of(self.weight))
         self._seen = self.slice._version
+        if distributed.is_available() and distributed.is_initialized():
+            # DistributedDataParallel knows only what was there when it was made.
+            self.slice.register_post_accumulate_grad_hook(_average)
 
     def exchange(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
         """Swap what is selected, slice parameter included, for another state of this layer; returns the present one.
@@ -312,27 +203,60 @@ class Selective(nn.Module):
     def absorb(self, norm: FrozenBatchNorm2d) -> None:
         """Apply the frozen norm that follows in this convolution: one pass less forward and backward.
 
-        Neither the norm nor this layer's bias may train. `release` undoes it.
+        The norm's bias may train; neither its weight nor this layer's bias may. `release` undoes it.
         """
         norm.absorbed = True
-        self._norm = (norm,)
+        self._norm = (norm, norm.bias)
         self.ready()
 
+    def join(self, others: Iterable[Selective]) -> None:
+        """Run the convolutions that follow this one together with it, see `ops.chain`; `part` undoes it.
+
+        Each of them reads what the one before gives (behind the norm and the activation that it absorbed), and nothing else reads it.
+        """
+        self._links = (self, *others)
+        for other in self._links[1:]:
+            other._inside = True
+
+    def absorb_activation(self, activation: PackedActivation) -> None:
+        """Apply the activation that follows as well; `part` undoes it."""
+        activation.absorbed = True
+        object.__setattr__(self, "activation", activation)
+
+    def part(self) -> None:
+        """Let each layer of the chain and each activation work by itself again."""
+        for link in self._links:
+            link._inside = False
+        self._links = (self,)
+        if self.activation is not None:
+            self.activation.absorbed = False
+            object.__setattr__(self, "activation", None)
+
     def release(self) -> None:
-        """Let the norm work again by itself."""
+        """Let norm, activation and the layers behind work again by themselves."""
+        self.part()
         if self._norm is not None:
             self._norm[0].absorbed = False
         self._norm, self.scale, self.shift = None, None, None
 
+    @property
+    def trained_bias(self) -> Tensor | None:
+        """The bias that trains here: the layer's own, or that of the norm it applies."""
+        bias = self._parameters["bias"] if self._norm is None else self._norm[1]
+        return bias if bias is not None and bias.requires_grad else None
+
     def ready(self) -> None:
-        """Make scale (O,) and shift (O,) of an absorbed norm unless they are there: once, and after new weights were loaded."""
-        if self._norm is None or self._buffers["scale"] is not None:
+        """Make scale (O, 1, 1, 1) and shift (O,) of an absorbed norm: once, after new weights were loaded, and when its bias has moved."""
+        if self._norm is None:
             return
-        norm = self._norm[0]
+        norm, norm_bias = self._norm
+        if self._buffers["scale"] is not None and norm_bias._version == self._seen_bias:
+            return
         with torch.no_grad():
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             bias = 0 if self.bias is None else self.bias
-            self.scale, self.shift = scale, norm.bias + (bias - norm.running_mean) * scale
+            self.scale, self.shift = scale.view(-1, 1, 1, 1), norm_bias + (bias - norm.running_mean) * scale
+        self._seen_bias = norm_bias._version
 
     def sync(self) -> None:
         """Write the slice into the full weight if an optimizer changed it since."""
@@ -370,24 +294,15 @@ class Selective(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x (B, C, H, W) or (*, C); saves K·H·W (or K) elements per sample (token) if channels are selected."""
-        self.sync()
-        self.ready()
-        # Looked up once and where they lie: a module searches three tables for an attribute, and small batches feel it.
-        parameters, buffers = self._parameters, self._buffers
-        weight: Tensor = parameters["weight"]  # type: ignore[assignment]
-        bias, part, scale = self.bias, parameters["slice"], buffers["scale"]
-        if part is None and not x.requires_grad and not (bias is not None and bias.requires_grad):
-            if not self.is_conv:
-                return F.linear(x, weight, bias)
-            if scale is not None:
-                weight, bias = weight * scale.view(-1, 1, 1, 1), self.shift
-            return F.conv2d(x, weight, bias, *self.geometry)
-        channels = None if part is None else buffers["channels"]
+        if self._inside:
+            return x
         if self.is_conv:
-            shift = None if scale is None else buffers["shift"]
-            codec = self.codec if self.unit == "input" else None
-            return _SelectiveConv.apply(x, weight, bias, part, channels, self.unit, self.geometry, self.keep_bits, scale, shift, codec)
-        return _SelectiveLinear.apply(x, weight, bias, part, channels, self.unit, self.keep_bits)
+            return chain.run(self._links, x)
+        self.sync()
+        part, bias = self.slice, self.bias
+        if part is None and not x.requires_grad and not (bias is not None and bias.requires_grad):
+            return F.linear(x, self.weight, bias)
+        return _SelectiveLinear.apply(x, self.weight, bias, part, self.channels, self.unit, self.keep_bits)
 
     def extra_repr(self) -> str:
         """Show the layer and how much of it trains."""

@@ -100,9 +100,11 @@ class Driver:
         ]
         modes = {module: module.training for module in model.modules()}
         model.eval()
+        self.prepared.unchain()
         try:
             model(self._held_out())
         finally:
+            self.prepared.chain()
             for hook in hooks:
                 hook.remove()
             for module, mode in modes.items():

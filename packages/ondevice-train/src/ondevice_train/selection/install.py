@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from edge_shared.errors import InputError
 from edge_shared.memory import measure
-from edge_shared.network import Network
+from edge_shared.network import Layer, Network
 from edge_shared.trace import trace
 from torch import Tensor, nn
 
@@ -52,7 +52,8 @@ class SelectiveModel:
         smooth_bits: bits for the derivatives of Hardswish, SiLU and GELU: 8 or 4; 32 leaves those activations to torch.
         keep_bits: bits of each element of a kept channel: 32 (exact) or 8, where `keeps` does not name the layer.
         keeps: how layers keep their selected channels: selection and compression under one budget, see `keep.plan_keeps`.
-        fold: apply frozen norms inside the convolutions before them, which is faster; outputs of a convolution are then normalised.
+        fold: run convolutions together with the frozen norms and activations behind them, which is faster (`ops.chain`); a hook on a
+            module inside of such a chain sees what the chain gives.
 
     Attributes:
         layers: what can be selected, in execution order.
@@ -81,6 +82,9 @@ class SelectiveModel:
         self.model = model
         self.example = example
         model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()  # as it will run: a batch of one image may have no statistics
         self.network = trace(model, example)
         self.head = head or find_head(model, self.network)
         modules = dict(model.named_modules())
@@ -90,11 +94,11 @@ class SelectiveModel:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         inside_head = {name for name in modules if name == self.head or name.startswith(f"{self.head}.")}
-        chosen = {name for name, module in modules.items() if type(module) in (nn.Conv2d, nn.Linear) and _supported(module)} - inside_head
+        chosen = {name for name, module in modules.items() if type(module) in (nn.Conv2d, nn.Linear) and supported(module)} - inside_head
         called = {layer.module for layer in self.network.weighted()}
         self.layers = selectable(self.network, chosen & {name for name in called if name}, exclude=inside_head)
         self.keeps = keeps_of([layer.name for layer in self.layers], keeps or {}, keep_bits)
-        norm_of = _norms_after(self.network, modules)
+        norm_of = norms_after(self.network, modules)
         self.bias_modules = self._bias_modules(biases, norm_of, modules)
         norms = freeze_norms(model)
         activations = pack_activations(model, smooth_bits if smooth_bits != 32 else 8, smooth=smooth_bits != 32)
@@ -112,6 +116,7 @@ class SelectiveModel:
             parameter.requires_grad_(True)
         if fold:
             self._fold(norm_of, set(norms))
+            self.chain()
         kinds = {name: model.get_submodule(name).kind for name in activations}
         self.saved = SavedModel(
             self.network,
@@ -120,6 +125,8 @@ class SelectiveModel:
             dense=[self.head],
         )
         self.selection = Selection.nothing()
+        # Slices come and go with the selection: they average their gradients over processes by themselves.
+        model._ddp_params_and_buffers_to_ignore = [f"{name}.slice" for name in self.modules]  # type: ignore[assignment]
 
     def _bias_modules(self, count: int, norm_of: dict[str, str], modules: dict[str, nn.Module]) -> list[str]:
         count = len(self.layers) if count == -1 else count
@@ -129,16 +136,42 @@ class SelectiveModel:
         return [name for name in names if isinstance(getattr(modules[name], "bias", None), nn.Parameter)]
 
     def _fold(self, norm_of: dict[str, str], norms: set[str]) -> None:
-        calls = Counter(layer.module for layer in self.network.layers)
-        readers = {layer.module: self.network.consumers[layer.output] for layer in self.network.weighted()}
-        for name, norm_name in norm_of.items():
+        for name, norm_name in followed_alone(self.network, norm_of).items():
             module, norm = self.modules.get(name), self.model.get_submodule(norm_name)
-            alone = calls[name] == calls[norm_name] == 1 and len(readers[name]) == 1
-            trains = any(p.requires_grad for p in norm.parameters()) or (
-                module is not None and module.bias is not None and module.bias.requires_grad
-            )
-            if module is not None and norm_name in norms and isinstance(norm, FrozenBatchNorm2d) and alone and not trains:
+            trains = module is not None and module.bias is not None and module.bias.requires_grad
+            if module is not None and norm_name in norms and isinstance(norm, FrozenBatchNorm2d) and not trains:
                 module.absorb(norm)
+
+    def chain(self) -> None:
+        """Run convolutions of which only the next one reads the result as one operation; `unchain` undoes it."""
+        calls = Counter(layer.module for layer in self.network.layers)
+        producers = {layer.output: layer for layer in self.network.layers}
+        joined: dict[str, list[Selective]] = {}  # output tensor of the last link -> links
+        for layer in self.network.layers:
+            module = self.modules.get(layer.module or "")
+            if module is None or not module.is_conv or calls[layer.module] > 1:
+                continue
+            links = [*joined.pop(layer.inputs[0], []), module]
+            output = layer.output
+            while (reader := self._only_reader(output)) is not None and calls[reader.module] == 1:
+                follower = self.model.get_submodule(reader.module or "")
+                if isinstance(follower, PackedActivation) and module.activation is None:
+                    module.absorb_activation(follower)
+                elif not (isinstance(follower, FrozenBatchNorm2d) and follower.absorbed and producers[output] is layer):
+                    break
+                output = reader.output
+            links[0].join(links[1:])
+            if reader is not None:
+                joined[output] = links
+
+    def unchain(self) -> None:
+        """Let every layer work by itself, so that hooks see its own output (normalised, where the norm is folded)."""
+        for module in self.modules.values():
+            module.part()
+
+    def _only_reader(self, tensor: str) -> Layer | None:
+        readers = self.network.consumers[tensor]
+        return readers[0] if len(readers) == 1 and tensor not in self.network.outputs else None
 
     def costs(self, accounting: str, unit: str, optimizer_slots: int = 0) -> CostModel:
         """The cost model of this network's channels; ``bytes`` counts at the batch size of the example."""
@@ -237,11 +270,12 @@ class SelectiveModel:
         return self.model
 
 
-def _supported(module: nn.Module) -> bool:
+def supported(module: nn.Module) -> bool:
+    """Whether our operations know this convolution's padding (those of a linear layer always)."""
     return not isinstance(module, nn.Conv2d) or (module.padding_mode == "zeros" and not isinstance(module.padding, str))
 
 
-def _norms_after(network: Network, modules: dict[str, nn.Module]) -> dict[str, str]:
+def norms_after(network: Network, modules: dict[str, nn.Module]) -> dict[str, str]:
     """For each weighted module the BatchNorm2d that follows it, whose bias then is the layer's bias."""
     found = {}
     for layer in network.weighted():
@@ -249,6 +283,13 @@ def _norms_after(network: Network, modules: dict[str, nn.Module]) -> dict[str, s
             if layer.module and reader.module and type(modules.get(reader.module)) is nn.BatchNorm2d:
                 found[layer.module] = reader.module
     return found
+
+
+def followed_alone(network: Network, norm_of: dict[str, str]) -> dict[str, str]:
+    """Those of `norms_after` where nothing else reads the layer's output, and both are called once."""
+    calls = Counter(layer.module for layer in network.layers)
+    readers = {layer.module: network.consumers[layer.output] for layer in network.weighted()}
+    return {name: norm for name, norm in norm_of.items() if calls[name] == calls[norm] == 1 and len(readers[name]) == 1}
 
 
 def _carry(module: Selective, old_channels: Tensor, state: dict) -> dict:
