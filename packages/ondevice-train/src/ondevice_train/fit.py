@@ -237,7 +237,15 @@ def run(
     example = next(iter(data.loader("train", batch)))[0]
     _calibrate(config, model, data)
     session = _Session(config, data, model, head, example, folder, verbose)
-    result = session.selection() if chosen.family == "selection" else session.other()
+    try:
+        result = session.selection() if chosen.family == "selection" else session.other()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"--batch-size {config.batch_size}: a norm sees a single value in a batch of one image; take larger batches or images,"
+            " or a method that selects channels, which freezes the norms"
+        ) from error
     if folder is not None:
         from edge_shared.artifacts import save_model
 
@@ -251,7 +259,8 @@ def run(
 def _calibrate(config: FitConfig, model: nn.Module, data: ImageSet) -> None:
     fresh = config.weights is None and not Path(config.model).is_dir()
     count = config.calibrate if config.calibrate is not None else 10 if fresh else 0
-    loader = data.loader("train", config.batch_size, shuffle=True, seed=config.seed)
+    # No statistics from a single image: norms behind the last pooling would see one value.
+    loader = data.loader("train", max(config.batch_size, 8), shuffle=True, seed=config.seed)
     if count:
         models.calibrate_norms(model, [inputs for (inputs, _), _ in zip(loader, range(count), strict=False)])
 
@@ -340,6 +349,10 @@ class _Session:
             if budget is not None and cost.budget_cost > budget.amount:
                 raise CheckFailed(f"epoch {epoch}: the selection costs {cost.budget_cost} {accounting}, over the budget of {budget.amount}")
             log.append(cost)
+            if budget is not None and not cost.channels:
+                self.say(
+                    f"no channel fits in {budget.amount} {accounting} (the cheapest takes {costs.per_channel.min()}): the head alone trains"
+                )
             self.say(
                 f"epoch {epoch + 1}: {cost.channels} channels in {cost.layers} layers,"
                 f" {format_bytes(cost.measured_total_bytes)} for training (predicted {format_bytes(cost.predicted_total_bytes)})"

@@ -34,9 +34,15 @@ class TraDy(FullRandom):
         """Names of the top-K layers, best first."""
         ranking = self.setting.ranking
         assert ranking is not None
-        known = {layer.name for layer in self.layers}
-        if missing := known - {row.name for row in ranking.layers}:
+        known = {layer.name: layer.inputs for layer in self.layers}
+        channels = {row.name: row.channels for row in ranking.layers}
+        if missing := known.keys() - channels.keys():
             raise InputError(f"the ranking (of {ranking.model}) lacks layer {sorted(missing)[0]!r}; rank this model")
+        for name, count in known.items():
+            if channels[name] != count:
+                raise InputError(
+                    f"the ranking (of {ranking.model}) has {channels[name]} channels in layer {name!r}, the model {count}; rank this model"
+                )
         ranking = Ranking(ranking.model, ranking.data, ranking.steps, ranking.seed, tuple(r for r in ranking.layers if r.name in known))
         if self.options["layers"] == "rgn":
             return ranking.top(float(self.options["share"]))
