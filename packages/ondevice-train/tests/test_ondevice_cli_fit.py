@@ -11,7 +11,8 @@ from edge_shared.architectures import mobile
 from edge_shared.artifacts import load_model, save_model
 from edge_shared.cli import run
 from edge_shared.data.vision import load_images
-from edge_shared.errors import CheckFailed
+from edge_shared.errors import CheckFailed, InputError
+from edge_shared.files import plain
 from ondevice_train import fit as fitting
 from ondevice_train.cli import app
 from ondevice_train.compare import half_width
@@ -194,3 +195,32 @@ def test_lora_trains_and_merges(network, digits):
     result = fitting.run(settings(network, method="lora", options={"rank": 2}), data=digits, verbose=False)
     losses = [row["train_loss"] for row in result.epochs]
     assert losses[-1] < losses[0]
+
+
+def test_an_int8_graph_trains_and_goes_back(network, digits):
+    result = fitting.run(settings(network, method="qas", last=3), data=digits, verbose=False)
+    losses = [row["train_loss"] for row in result.epochs]
+    assert losses[-1] < losses[0]
+
+
+def test_batches_of_one_image(network, digits):
+    """A norm that would see one value is no obstacle where statistics are frozen, and a clear error where they are not."""
+    few = fitting._coloured(load_images("digits", size=8, limit=12))
+    one = {"limit": 12, "epochs": 1, "batch_size": 1, "image_size": 8, "rank_steps": 1}
+    result = fitting.run(settings(network, method="medyate", budget="30kB", **one), data=few, verbose=False, onnx=False)
+    assert all(row.channels and row.measured_total_bytes <= 30_000 for row in result.selections)
+    with pytest.raises(InputError, match="--batch-size"):
+        fitting.run(settings(network, method="plain", **one), data=few, verbose=False)
+
+
+def test_a_ranking_of_another_network_is_refused(network, digits):
+    ranking = plain(fitting.rank(settings(network), data=digits))
+    ranking["layers"][1]["channels"] += 1
+    with pytest.raises(InputError, match="rank this model"):
+        fitting.run(settings(network, method="trady", budget="60kB", ranking=ranking), data=digits, verbose=False)
+
+
+def test_a_budget_that_holds_no_channel_says_so(network, digits, capsys):
+    result = fitting.run(settings(network, method="full-random", budget="1units", epochs=1), data=digits)
+    assert result.selections[0].channels == 0
+    assert "the head alone trains" in capsys.readouterr().err

@@ -85,6 +85,7 @@ SELECTION: dict[str, Method] = {
 
 BASELINES: dict[str, Method] = {
     "lora": Method("low-rank adapters of PEFT on every linear layer and convolution", "baseline", "ondevice_train.selection.lora:prepare"),
+    "qas": Method("an int8 graph (held in floats), its gradients scaled (Lin 2022)", "baseline", "ondevice_train.selection.qas:prepare"),
 }
 
 _FITTING = "ondevice_train.compression.fitting"
