@@ -323,11 +323,11 @@ def compare(
     cells = out.with_name(f"{out.name}.cells") if out else None
     names = [name.strip() for name in methods.split(",") if name.strip()]
     amounts = [budget.strip() for budget in budgets.split(",") if budget.strip()]
+    folder = open_run(out, None, settings) if out else None
     rows = run_comparison(names, amounts, seeds, settings, out=cells, backend=backend, workers=workers)
-    if out is not None:
+    if folder is not None:
         from ondevice_train.reports import write_comparison
 
-        folder = open_run(out, None, settings)
         write_comparison(folder.path, rows, " ".join(["ondevice-train", *sys.argv[1:]]), settings)
         folder.commit()
         if cells is not None:

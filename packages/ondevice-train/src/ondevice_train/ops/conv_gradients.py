@@ -34,6 +34,8 @@ def input_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: P
     kernel = weight.shape[2:]
     if _pointwise(kernel, stride, padding, groups):
         batch, out = grad.shape[:2]
+        if batch == 1:
+            return torch.mm(weight.view(out, -1).t(), grad.reshape(out, -1)).view(*shape)
         turned = weight.view(out, -1).t().expand(batch, -1, -1)
         return torch.bmm(turned, grad.reshape(batch, out, -1)).view(*shape)
     reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
@@ -55,6 +57,8 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding
         x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
     if _pointwise(kernel, stride, padding, groups) and channels <= math.prod(x.shape[2:]):
         # Never larger than the output gradient; on smaller images torch's way is the faster one.
+        if batch == 1:
+            return torch.mm(grad.reshape(out, -1), x.reshape(channels, -1).t()).view(out, channels, 1, 1)
         per_sample = torch.bmm(grad.reshape(batch, out, -1), x.reshape(batch, channels, -1).transpose(1, 2))
         return per_sample.sum(0).view(out, channels, 1, 1)
     if groups == channels == out and batch * channels * math.prod(kernel) * math.prod(grad.shape[2:]) <= _WINDOWS:

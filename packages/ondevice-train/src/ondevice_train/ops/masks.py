@@ -110,11 +110,12 @@ _ROWS = {torch.float32: _BITS.astype(np.float32), torch.float64: _BITS.astype(np
 
 def _mask_gradient(grad: Tensor, packed: Tensor, kept: Kept, kind: str, slope: float) -> Tensor:
     shape, order = kept
+    count = math.prod(shape)
     rows = _ROWS.get(grad.dtype) if grad.device.type == "cpu" else None
     if rows is None:
-        inside = unpack(packed, math.prod(shape)).to(grad.dtype)
+        inside = unpack(packed, count).to(grad.dtype)
     else:
-        inside = torch.from_numpy(rows.take(packed.numpy(), axis=0)).view(-1)[: math.prod(shape)]
+        inside = torch.from_numpy(rows.take(packed.numpy(), axis=0).reshape(-1)[:count])
     inside = _restore_order(inside.view(shape), order)
     if kind == "leaky_relu":
         return torch.where(inside.bool(), grad, slope * grad)
