@@ -115,6 +115,9 @@ def write_comparison(folder: Path, rows: Sequence[Mapping[str, Any]], command: s
         axes.set(
             xlabel="measured training memory (KiB)", ylabel="test accuracy (%)", title="Accuracy for the memory it takes", xscale="log"
         )
+        by_budget = {row["budget"]: row["measured_total_bytes"] / 1024 for row in rows}
+        axes.set_xticks(sorted(by_budget.values()), labels=[f"{size:,.0f}" for size in sorted(by_budget.values())])
+        axes.minorticks_off()
         axes.legend()
     record = Result(command=command, metrics={"rows": [dict(row) for row in rows]}, settings=dict(settings))
     write_result(folder, record)
