@@ -225,6 +225,99 @@ def test_forged_frames_halfway_between_those_of_a_fast_id_are_found_after_a_shor
     assert alerts(profile, both) == ["0x110 timing"]
 
 
+def one_id(time_us: np.ndarray, data: np.ndarray | None = None, key: int = 0x100) -> Frames:
+    """Frames of one ID, beside another that keeps the bus awake."""
+    if data is None:
+        data = np.tile(np.arange(8, dtype=np.uint8), (len(time_us), 1))
+    other = np.arange(0, time_us[-1], 10_000) + 3_000
+    beside = make_frames(other, np.full(len(other), 0x200), np.zeros((len(other), 8), np.uint8))
+    return concat([make_frames(time_us, np.full(len(time_us), key), data), beside]).sorted()
+
+
+def with_forged(frames: Frames, time_us: np.ndarray) -> Frames:
+    """More frames of 0x100 with the payload of its first one."""
+    row = int(np.argmax(frames.id == 0x100))
+    forged = make_frames(time_us, np.full(len(time_us), 0x100), np.repeat(frames.data[row : row + 1], len(time_us), axis=0))
+    return concat([frames, forged]).sorted()
+
+
+@pytest.mark.parametrize("period", [20_000, 100_000, 1_000_000])
+@pytest.mark.parametrize(("share", "phase"), [(1, 0.35), (2, 0.1), (4, 0.06), (10, 0.03)])
+def test_forged_frames_in_an_even_rhythm_are_no_mode_while_the_legitimate_ones_go_on(period: int, share: int, phase: float) -> None:
+    """Forged at the period, or at a half, a quarter, a tenth of it: unevenly between frames that stay a period apart."""
+    frames = one_id(np.arange(120) * period)
+    first, later = split(frames, 60 * period / 1e6)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    begin = later.time_us[0] + 5 * period
+    forged = np.arange(begin + int(phase * period), begin + 30 * period, period // share)
+    assert "0x100 timing" in alerts(profile, with_forged(later, forged))
+
+
+def test_forged_frames_are_found_where_the_logger_loses_frames() -> None:
+    """Long intervals are no credit for frames in excess if none of them is made up for."""
+    rng = np.random.default_rng(6)
+    time_us = (np.arange(3000) * 20_000)[rng.random(3000) > 0.2]
+    first, later = split(one_id(time_us), 30)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    own = later.time_us[later.id == 0x100][100:160]
+    assert "0x100 timing" in alerts(profile, with_forged(later, own + 300))
+
+
+def test_an_event_driven_id_leaves_a_least_time_between_frames_and_a_forger_does_not() -> None:
+    rng = np.random.default_rng(7)
+    time_us = np.cumsum(rng.integers(1, 40, 800) * 20_000)
+    first, later = split(one_id(time_us), time_us[400] / 1e6)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    own = later.time_us[later.id == 0x100][100:120]
+    assert "0x100 timing" in alerts(profile, with_forged(later, own + 300))
+
+
+def test_frames_held_up_in_training_do_not_hide_forged_ones() -> None:
+    """One frame in fifty is late by nearly a period, so that the next one follows at once: that is no interval to get used to."""
+    rng = np.random.default_rng(8)
+    time_us = np.arange(3000) * 10_000 + np.where(rng.random(3000) < 0.02, 9_700, 0)
+    first, later = split(one_id(time_us), 15)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    own = later.time_us[later.id == 0x100][100:160]
+    assert "0x100 timing" in alerts(profile, with_forged(later, own + 300))
+
+
+def test_a_blinker_that_training_never_saw_is_no_forgery() -> None:
+    """A status of 500 ms that is also sent at every change, at any phase; forged values alternate with legitimate ones."""
+    change = np.cumsum(np.full(60, 230_000)) + 20_000_000
+    regular = np.arange(90) * 500_000
+    time_us = np.sort(np.r_[regular, change])
+    data = np.zeros((len(time_us), 8), np.uint8)
+    data[:, 4] = 2 * (np.searchsorted(change, time_us, side="right") % 2)
+    first, later = split(one_id(time_us, data), 19)
+    assert alerts(train(first), later) == []
+    calm = first.take(slice(len(first) // 2, None))
+    own = calm.time_us[calm.id == 0x100][3:15]
+    attacked = with_forged(calm, own + 30_000)
+    attacked.data[np.isin(attacked.time_us, own + 30_000), 4] = 0x0E
+    assert any("0x100" in alert for alert in alerts(train(first), attacked))
+
+
+def test_ids_that_stop_together_are_an_ecu_that_is_switched_off_and_one_alone_is_missed() -> None:
+    every = [0x100, 0x110, 0x120, 0x130, 0x140]
+    time_us = np.arange(400) * 100_000
+    parts = [make_frames(time_us + 5_000 * n, np.full(400, key), np.zeros((400, 8), np.uint8)) for n, key in enumerate(every)]
+    first, later = split(concat(parts).sorted(), 20)
+    profile = train(first)
+    assert alerts(profile, later) == []
+    stop = later.time_us[0] + 8_000_000
+    alone = later.take((later.id != 0x120) | (later.time_us < stop))
+    assert alerts(profile, alone) == ["0x120 silence"]
+    ecu = later.take(~np.isin(later.id, every[:3]) | (later.time_us < stop))
+    assert alerts(profile, ecu) == []
+    found = StreamingDetector(profile).process(ecu).detections
+    assert {(key_name(one.key), one.detector, one.anomaly) for one in found} == {(f"0x{key:03X}", "silence", True) for key in every[:3]}
+
+
 def test_jitter_of_a_fifth_of_the_period_is_no_flood() -> None:
     vehicle = (*default_vehicle()[:4], Message(0x345, 20_000, 3_000, 8, (Signal("noise", 0, 1, 9, 100),)))
     first, later = split(generate(330, vehicle, seed=3)[0], 30)

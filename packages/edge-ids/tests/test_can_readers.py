@@ -101,6 +101,8 @@ def test_other_text_formats(tmp_path: Path) -> None:
     assert (otids.id[0], payload(otids)) == (0x350, "052884666d0000a2")
     verbose, _ = read(tmp_path, " (1436509052.249713)  vcan0  044   [8]  2A 36 6C 2B BA 7B 3F 0E\n")
     assert (verbose.id[0], payload(verbose), verbose.channels) == (0x44, "2a366c2bba7b3f0e", ("vcan0",))
+    padded, bad = read(tmp_path, " (1436509052.249713)  vcan0  044   [ 8]  2A 36 6C 2B BA 7B 3F 0E\n")
+    assert (payload(padded), bad) == ("2a366c2bba7b3f0e", {})
 
 
 def test_csv_with_header(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ SIGNATURES = {
     "tiny": ("the tiny network takes these frames for an attack", "anomaly", 2),
 }
 assert tuple(SIGNATURES) == DETECTORS
-STATE_FORMAT = "edge-ids-can-state-2"
+STATE_FORMAT = "edge-ids-can-state-3"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ BUCKET_US = 100_000
 COOL_DOWN_US = 2_000_000
 HOLD_US = 2_000_000
 FAST_US = 15_000  # IDs with a shorter period have no faster mode, however short the training
+MODE_US = 4_000  # no ID of a vehicle has a mode faster than this
+TOGETHER_US = 1_000_000  # IDs that fall silent within this time of each other belong to one ECU that is switched off
+COMPANIONS = 2  # and so many others make it one
+LATE_PERIODS = 4  # an ID is late for company after so many periods
 NEW_CAPTURE_US = 60_000_000
 FORGET_US = 60_000_000
 NEVER = -(1 << 62)
@@ -65,7 +69,11 @@ class Model(NamedTuple):
         length_evidence_K: evidence of another length, or of `ALIEN_BITS` and more unseen payload bits in one frame.
         timing_evidence_KB: evidence of an interval by its logarithmic bin (short side only).
         median_K: median interval, us; 0 if never repeated.
+        pace_K: the period, us, of a periodic ID: its median; of any other the shortest time it leaves between frames.
+        lossy_K: 1 if a long interval of the ID means frames lost, or nothing; 0 if it may mean one held up.
         backlog_K: short intervals are evidence only while the backlog is at least this, us.
+        grid_K: how far frames of a periodic ID lie off a grid of its period, us; 0 where frames keep none.
+        grid_evidence_K: evidence of frames in between while those on the grid go on.
         silence_K: an ID silent for longer, us, is missing; 0 for an ID without a reliable period.
         ones_K, zeros_K: payload bits ever seen at 1 and at 0.
         byte_evidence_K: evidence of one byte with bits never seen.
@@ -99,7 +107,11 @@ class Model(NamedTuple):
     length_evidence_K: Any
     timing_evidence_KB: Any
     median_K: Any
+    pace_K: Any
+    lossy_K: Any
     backlog_K: Any
+    grid_K: Any
+    grid_evidence_K: Any
     silence_K: Any
     ones_K: Any
     zeros_K: Any
@@ -139,7 +151,9 @@ class State(NamedTuple):
     Attributes:
         last_K: time of the last frame, us, or `NEVER`.
         interval_K: the last interval, us.
-        backlog_K: how much earlier than the period the frames come, us (see `backlog_after`).
+        backlog_K: how much earlier than the pace the frames come, us (see `backlog_after`).
+        anchor_K: time of the last frame on the grid of the period, us; extras_K: frames since; shortest_K, longest_K: their
+            intervals, us; moved_K: whether one of them changed the payload; given_K: evidence of their intervals.
         payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated.
         novel_K, novel_time_K: unseen bits already counted, and when one was last seen.
         stuck_KB: for each byte, changes of the payload that it did not take part in.
@@ -157,6 +171,12 @@ class State(NamedTuple):
     last_K: Any
     interval_K: Any
     backlog_K: Any
+    anchor_K: Any
+    extras_K: Any
+    shortest_K: Any
+    longest_K: Any
+    moved_K: Any
+    given_K: Any
     payload_K: Any
     has_payload_K: Any
     run_K: Any
@@ -195,7 +215,8 @@ def new_state(known: int, memories: int) -> State:
         bus[index] = NEVER
     k = max(known, 1)
     return State(
-        last_K=np.full(k, NEVER), interval_K=zeros(k), backlog_K=zeros(k), payload_K=zeros(k), has_payload_K=zeros(k), run_K=zeros(k),
+        last_K=np.full(k, NEVER), interval_K=zeros(k), backlog_K=zeros(k), anchor_K=np.full(k, NEVER), extras_K=zeros(k),
+        shortest_K=zeros(k), longest_K=zeros(k), moved_K=zeros(k), given_K=zeros(k), payload_K=zeros(k), has_payload_K=zeros(k), run_K=zeros(k),
         novel_K=zeros(k), novel_time_K=np.full(k, NEVER), stuck_KB=zeros(k, 8), count_K=zeros(k), lag_K=zeros(k), matches_K=zeros(k),
         memory_RT=zeros(max(memories, 1), REPEAT_SLOTS), sums_KD=zeros(k, COLUMNS), active_KD=zeros(k, COLUMNS),
         alerted_KD=np.full((k, COLUMNS), NEVER), evidence_KD=np.full((k, COLUMNS), NEVER),
@@ -223,11 +244,130 @@ def regular(interval: int, median: int) -> bool:
 
 
 @compiled
-def backlog_after(backlog: int, interval: int, median: int) -> int:
-    """How much earlier than the period the frames come, us: after a regular interval it fades, otherwise period minus interval adds."""
-    if regular(interval, median):
+def backlog_after(backlog: int, interval: int, pace: int, lossy: int) -> int:
+    """How much earlier than the pace the frames come, us: after an interval of one pace it fades, otherwise pace minus interval adds.
+
+    A long interval is credit for a frame that was held up and comes late, but none where frames are lost (`lossy`).
+    """
+    if regular(interval, pace) or (lossy and interval > pace):
         return backlog * 7 // 8
-    return min(max(backlog + median - interval, -8 * median), 8 * median)
+    return min(max(backlog + pace - interval, -8 * pace), 8 * pace)
+
+
+@compiled
+def early_frames(interval_N: Any, pace: int, lossy: int, least: int, early_N: Any) -> None:
+    """For each interval of one ID, us, whether the backlog is at least `least` after it, into `early_N`."""
+    backlog = pace - pace  # of the type of the others
+    for i in range(len(interval_N)):
+        backlog = backlog_after(backlog, interval_N[i], pace, lossy)
+        early_N[i] = backlog >= least
+
+
+@compiled
+def rhythm(shortest: int, longest: int, frames: int) -> bool:
+    """Whether frames between two that are a period apart keep a rhythm of their own: evenly spaced, or one in two left out."""
+    if frames == 1:
+        return 8 * longest <= 9 * shortest
+    return 8 * longest <= 9 * shortest or 16 * abs(longest - 2 * shortest) <= 2 * shortest
+
+
+@compiled
+def uneven(s: State, k: int, time: int, interval: int, changed: int, pace: int, slack: int) -> int:
+    """Frames of a second sender since the grid of a period: no mode puts frames unevenly between those that go on as before.
+
+    Args:
+        s: state (changed).
+        k: known ID.
+        time, interval: of its frame, us.
+        changed: what the signals of the payload changed.
+        pace, slack: period of the grid, and how far frames lie off it, us.
+
+    Returns:
+        Frames in between if this one lies a period after the last one on the grid and they keep no rhythm; -1 if they only brought a new
+            value early, which this one has too, while forged and legitimate values alternate; else 0.
+    """
+    passed = time - s.anchor_K[k]
+    found = 0
+    if s.anchor_K[k] != NEVER:
+        extras = s.extras_K[k]
+        s.shortest_K[k] = min(s.shortest_K[k], interval) if extras > 0 else interval
+        s.longest_K[k] = max(s.longest_K[k], interval) if extras > 0 else interval
+        if passed < pace - slack:
+            s.extras_K[k] += 1
+            s.moved_K[k] |= int(changed != 0)
+            return found
+        if s.moved_K[k] and changed == 0:
+            found = -1
+        elif extras > 0 and passed <= pace + slack and not rhythm(s.shortest_K[k], s.longest_K[k], extras):
+            found = extras
+    s.anchor_K[k] = time
+    s.extras_K[k] = 0
+    s.moved_K[k] = 0
+    return found
+
+
+@compiled
+def uneven_frames(s: State, time_N: Any, changed_N: Any, pace: int, slack: int, excused_N: Any) -> int:
+    """How often `uneven` finds frames of a second sender in those of one ID; the intervals of those it excuses into `excused_N`.
+
+    Args:
+        s: fresh state.
+        time_N: of the frames, us.
+        changed_N, excused_N: of all but the first.
+        pace, slack: see `uneven`.
+    """
+    found = 0
+    start = 0
+    for i in range(1, len(time_N)):
+        extras = uneven(s, 0, time_N[i], time_N[i] - time_N[i - 1], changed_N[i - 1], pace, slack)
+        found += int(extras > 0)
+        if extras < 0:
+            excused_N[start:i] = True
+        if s.anchor_K[0] == time_N[i]:
+            start = i
+    return found
+
+
+@compiled
+def early(m: Model, s: State, k: int, time: int, changed: int, stalled: bool) -> int:
+    """Evidence of the timing detector for a frame of ID `k`: frames in excess, by the interval and by the grid of the period.
+
+    Args:
+        m, s: model and state (the state is changed).
+        k: known ID, with a pace, seen before.
+        time: us.
+        changed: what the signals of the payload changed.
+        stalled: the logger stalled since the last frame, so that the interval is unknown.
+    """
+    last, pace, previous = s.last_K[k], m.pace_K[k], s.interval_K[k]
+    interval = max(time - last, 0)
+    s.interval_K[k] = interval
+    if stalled:
+        s.anchor_K[k] = NEVER
+        return 0
+    # The backlog tells a forged extra frame (more frames than time allows) from one that was only held up (a long interval, then short
+    # ones). An ID that falls into an even rhythm at a third of its period or less has changed its mode. A short training may have missed
+    # such modes: there a rough rhythm counts (one in two left out), and all but the fastest IDs, which have no faster mode to go to.
+    s.backlog_K[k] = backlog_after(s.backlog_K[k], interval, pace, m.lossy_K[k])
+    if m.limits[L_MATURE]:
+        even = pace >= 50_000 and 8 * abs(interval - previous) <= interval
+    else:
+        even = pace > FAST_US and 8 * abs(interval - previous) <= 5 * max(interval, previous)
+    even = even and pace == m.median_K[k] and 3 * interval <= pace and interval >= MODE_US
+    evidence = 0
+    if s.backlog_K[k] >= m.backlog_K[k] and not even:
+        evidence = m.timing_evidence_KB[k, interval_bin(interval)]
+    if m.grid_K[k] > 0:
+        extras = uneven(s, k, time, interval, changed, pace, m.grid_K[k])
+        if extras < 0:  # a new value came early: what its frames gave is taken back
+            for d in (TIMING, ENSEMBLE, TINY):
+                s.sums_KD[k, d] = max(s.sums_KD[k, d] - s.given_K[k], 0)
+            evidence = 0
+        elif extras > 0 and m.grid_evidence_K[k] > 0:
+            # Those in between had their drift, one bit each: it is given back. What their intervals gave counts once.
+            evidence = max(evidence, m.grid_evidence_K[k] + ONE_BIT * min(extras, 16) - s.given_K[k])
+        s.given_K[k] = 0 if s.anchor_K[k] == time else s.given_K[k] + evidence
+    return evidence
 
 
 @compiled
@@ -384,10 +524,17 @@ def tick(m: Model, s: State, keys_K: Any, now: int, out: Any, n: int) -> int:
 def _silence(m: Model, s: State, keys_K: Any, k: int, now: int, out: Any, n: int) -> int:
     if m.silence_K[k] > 0 and s.last_K[k] != NEVER and s.silent_K[k] == 0 and now - s.last_K[k] > m.silence_K[k]:
         s.silent_K[k] = 1
+        # An attack silences few IDs while the rest goes on; IDs that stop together belong to an ECU, or a bus, that goes to sleep.
+        company = 0
+        for j in range(len(keys_K)):
+            if m.silence_K[j] > 0 and s.last_K[j] != NEVER and abs(s.last_K[j] - s.last_K[k]) <= TOGETHER_US:
+                company += int(now - s.last_K[j] > LATE_PERIODS * m.median_K[j])
+        asleep = company > COMPANIONS  # it counts itself
         if now - s.silent_alerted_K[k] >= COOL_DOWN_US:
             s.silent_alerted_K[k] = now
-            s.bus[B_ALERTS] += 1
-            n = _alert(out, n, s.bus[B_FRAMES], now, keys_K[k], SILENCE, now - s.last_K[k], m.silence_K[k])
+            s.bus[B_ANOMALIES if asleep else B_ALERTS] += 1
+            detector = SILENCE + HINT if asleep else SILENCE
+            n = _alert(out, n, s.bus[B_FRAMES], now, keys_K[k], detector, now - s.last_K[k], m.silence_K[k])
     return n
 
 
@@ -396,6 +543,7 @@ def _forget_times(s: State) -> None:
     for k in range(len(s.last_K)):
         s.last_K[k] = NEVER
         s.backlog_K[k] = 0
+        s.anchor_K[k] = NEVER
         s.has_payload_K[k] = 0
         s.run_K[k] = 0
         s.matches_K[k] = 0
@@ -443,10 +591,11 @@ def step(
             for k in range(known):
                 if s.last_K[k] != NEVER:
                     s.last_K[k] += passed
+                    s.backlog_K[k] = max(s.backlog_K[k] - passed, -8 * m.pace_K[k])  # what was held up comes all at once
             if passed > m.limits[L_GAP_US]:
-                bus[B_ALERTS] += 1
-                n = _alert(out, n, frame, time, -1, SILENCE, passed, m.limits[L_GAP_US])
-                raised |= 1 << SILENCE
+                bus[B_ANOMALIES] += 1  # nobody is left to attack: the ignition, or the logger, was off
+                n = _alert(out, n, frame, time, -1, SILENCE + HINT, passed, m.limits[L_GAP_US])
+                raised |= 1 << SILENCE + HINT
     bus[B_TIME] = time
     bus[B_FRAMES] = frame + 1
 
@@ -522,28 +671,13 @@ def step(
     drift_bits = ONE_BIT
 
     last = s.last_K[k]
-    s.last_K[k] = time
     s.silent_K[k] = 0
     median = m.median_K[k]
     if last != NEVER and median > 0:
-        # The backlog tells a forged extra frame (more frames than time allows) from one that was only held up
-        # (a long interval, then short ones): after a normal interval it fades, otherwise period minus interval adds.
-        interval = max(time - last, 0)
-        in_time = int(regular(interval, median))
-        s.backlog_K[k] = backlog_after(s.backlog_K[k], interval, median)
-        # An ID that falls into an even rhythm at a third of its period or less has changed its mode; forged frames between
-        # the legitimate ones cannot keep one. A short training may have missed such modes: there a rough rhythm counts, and
-        # all but the fastest IDs, which have no faster mode to go to.
-        previous = s.interval_K[k]
-        if mature:
-            even = median >= 50_000 and 8 * abs(interval - previous) <= interval
-        else:
-            # One in two left out counts as even.
-            even = median > FAST_US and 8 * abs(interval - previous) <= 5 * max(interval, previous)
-        even = even and 3 * interval <= median
-        s.interval_K[k] = interval
-        if s.backlog_K[k] >= m.backlog_K[k] and not even:
-            e_timing = m.timing_evidence_KB[k, interval_bin(interval)]
+        in_time = int(regular(max(time - last, 0), median))
+        signals = (payload ^ s.payload_K[k]) & m.signal_mask_K[k] if s.has_payload_K[k] else 0
+        e_timing = early(m, s, k, time, signals, last <= bus[B_STALL])
+    s.last_K[k] = time
 
     if (m.lengths_K[k] >> min(length, 62)) & 1 == 0:
         e_format = m.length_evidence_K[k]

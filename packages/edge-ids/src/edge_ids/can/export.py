@@ -17,7 +17,8 @@ from edge_ids.can.profile import Profile
 SOURCES = ("edge_ids.h", "edge_ids.c", "main.c")
 _NAMES = {  # table in C: field of `engine.Model`
     "hash_key": "hash_key_H", "hash_slot": "hash_slot_H", "lengths": "lengths_K", "length_evidence": "length_evidence_K",
-    "timing_evidence": "timing_evidence_KB", "median": "median_K", "backlog": "backlog_K", "silence": "silence_K", "ones": "ones_K", "zeros": "zeros_K",
+    "timing_evidence": "timing_evidence_KB", "median": "median_K", "pace": "pace_K", "lossy": "lossy_K", "backlog": "backlog_K", "grid": "grid_K", "grid_evidence": "grid_evidence_K",
+    "silence": "silence_K", "ones": "ones_K", "zeros": "zeros_K",
     "byte_evidence": "byte_evidence_K", "jump_evidence": "jump_evidence_KJ", "step": "step_KB", "counter": "counter_KC3",
     "counter_evidence": "counter_evidence_KC", "frozen": "frozen_K", "stuck": "stuck_KB", "checksum": "checksum_K4",
     "checksum_evidence": "checksum_evidence_K", "cross": "cross_KCX", "cross_evidence": "cross_evidence_KC", "repeat": "repeat_K", "signal_mask": "signal_mask_K",

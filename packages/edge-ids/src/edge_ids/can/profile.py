@@ -27,7 +27,7 @@ from edge_ids.can.engine import BINS, COLUMNS, DETECTORS, ONE_BIT, Model
 from edge_ids.can.frames import ERROR, EXTENDED, REMOTE, Array, Frames
 from edge_ids.can.relations import fit_checksum, fit_cross, fit_repeat, signal_bits
 
-FORMAT = "edge-ids-can-profile-3"
+FORMAT = "edge-ids-can-profile-4"
 MAX_IDS = 4096
 OFF = 1 << 40  # a threshold that is never reached
 BASE_BITS = {
@@ -39,6 +39,9 @@ UNKNOWN_BITS = 30
 LOAD_BITS = 30
 MATURE_SECONDS = 300.0
 LEAST_INTERVALS = 10
+PERIODIC_SHARE = 0.6  # of intervals about as long as their median
+HELD_UP_SHARE = 0.1  # of long intervals that a short one follows
+SILENCE_MARGIN_US = 1_000_000  # the others of an ECU that is switched off have stopped by then too
 LONGEST_REST = 100  # changes of the payload
 LONGEST_FREEZE = 60  # frames
 REST_HOURS = 200.0
@@ -232,8 +235,8 @@ def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -
     payload = payloads(frames)
     tables = {
         "lengths_K": np.zeros(K, np.int64), "length_evidence_K": np.zeros(K, np.int64),
-        "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64), "backlog_K": np.zeros(K, np.int64),
-        "silence_K": np.zeros(K, np.int64), "ones_K": np.zeros(K, np.int64), "zeros_K": np.zeros(K, np.int64),
+        "timing_evidence_KB": np.zeros((K, BINS), np.int64), "median_K": np.zeros(K, np.int64), "pace_K": np.zeros(K, np.int64), "lossy_K": np.zeros(K, np.int64),
+        "backlog_K": np.zeros(K, np.int64), "grid_K": np.zeros(K, np.int64), "grid_evidence_K": np.zeros(K, np.int64), "silence_K": np.zeros(K, np.int64), "ones_K": np.zeros(K, np.int64), "zeros_K": np.zeros(K, np.int64),
         "byte_evidence_K": np.zeros(K, np.int64),
         "jump_evidence_KJ": np.zeros((K, 65), np.int64), "step_KB": np.full((K, 8), 255, np.int64), "counter_KC3": np.zeros((K, 4, 3), np.int64),
         "counter_evidence_KC": np.zeros((K, 4), np.int64), "frozen_K": np.zeros(K, np.int64),
@@ -242,14 +245,11 @@ def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -
     }  # fmt: skip
     for k in range(K):
         rows = order[bounds[k] : ends[k]]
-        t, p, capture = time_us[rows], payload[rows], frames.capture[rows]
+        p, capture = payload[rows], frames.capture[rows]
         length = np.minimum(frames.length[rows].astype(np.int64), 62)
         tables["lengths_K"][k] = np.bitwise_or.reduce(np.int64(1) << length)
         tables["length_evidence_K"][k] = _bits(len(rows), 0, cap=12)
         same = capture[1:] == capture[:-1]
-        intervals = np.diff(t)[same]
-        if len(intervals) >= 2:
-            _fit_timing(tables, k, intervals, mature)
         _fit_payload(tables, k, p, same, length.max(), seconds, frames.data[rows, :8], mature)
 
     rows_K = [order[bounds[k] : ends[k]] for k in range(K)]
@@ -261,6 +261,8 @@ def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -
         same = np.diff(frames.capture[rows]) == 0
         if same.sum() >= 2:
             _fit_jumps(tables, k, payload[rows], same, frames.data[rows, :8])
+            judged = same & (np.diff(frames.time_us[rows]) == np.diff(time_us[rows]))  # the logger did not stall in between
+            _fit_timing(tables, k, time_us[rows], payload[rows] & tables["signal_mask_K"][k], judged, mature)
     fit_repeat(tables, payload, rows_K)
     tables["cross_KCX"], tables["cross_evidence_KC"] = fit_cross(time_us, payload, frames.length, rows_K, tables["median_K"])
 
@@ -315,35 +317,63 @@ def bin_start(b: int) -> int:
     return (b - 8 * octave) << octave
 
 
-def _fit_timing(tables: dict[str, Array], k: int, intervals: Array, mature: bool) -> None:
+def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Array, judged: Array, mature: bool) -> None:
+    """Period, or shortest distance, of one ID, and the evidence of shorter intervals.
+
+    Args:
+        tables, k: to fill.
+        time_N, signals_N: time, us, and signals of the payload of its frames.
+        judged: whether the interval before a frame (all but the first) is known.
+        mature: see `fit`.
+    """
+    intervals = np.diff(time_N)[judged]
     n = len(intervals)
+    if n < 2:
+        return
     median = int(np.median(intervals))
     tables["median_K"][k] = median
-    bins = np.array([engine.interval_bin(int(x)) for x in np.unique(intervals)])
+    # An ID without a period still leaves some time between its frames, if only that of the cycle that its sender works in.
+    near = intervals[(3 * intervals > 2 * median) & (2 * intervals < 3 * median)]
+    periodic = len(near) >= PERIODIC_SHARE * n
+    pace = tables["pace_K"][k] = median if periodic else int(np.quantile(intervals, 0.01))
+    after_long = intervals[1:][2 * intervals[:-1] > 3 * pace]
+    held_up = (3 * after_long < 2 * pace).mean() >= HELD_UP_SHARE if len(after_long) >= 3 else True
+    tables["lossy_K"][k] = not (periodic and held_up)
+    # Jitter makes a backlog of its own; a forged frame for each real one takes it to six to eight periods.
+    spread = float(np.subtract(*np.quantile(near, [0.75, 0.25]))) if periodic else 0.0
+    backlog = tables["backlog_K"][k] = min(max((pace + 1) // 2, int(3 * spread)), 2 * pace)
+    ahead = np.zeros(n, np.bool_)
+    engine.early_frames(intervals, pace, tables["lossy_K"][k], backlog, ahead)
+    # What the engine excuses, a new value that comes early and is confirmed on the grid, is nothing to get used to.
+    changed, excused, hits = (signals_N[1:] != signals_N[:-1]).astype(np.int64), np.zeros(len(judged), np.bool_), 0
+    slack = int(max(1.5 * np.quantile(np.abs(near - median), 0.99), median / 64)) + 1 if periodic else 0
+    if 0 < slack <= median // 8:
+        tables["grid_K"][k] = slack
+        hits = engine.uneven_frames(engine.new_state(1, 0), time_N, changed, median, slack, excused)
+    short = intervals[ahead & ~excused[judged]]
+    bins = np.array([engine.interval_bin(int(x)) for x in np.unique(short)], np.int64)
     counts = np.zeros(BINS + 1)
-    np.add.at(counts, bins, np.unique(intervals, return_counts=True)[1])
+    np.add.at(counts, bins, np.unique(short, return_counts=True)[1])
     below = np.cumsum(counts)
     # Some IDs send an extra frame whenever a value changes, at any phase of their period: an interval up to x then has
-    # the probability r * x / median, with r the share of such frames (Laplace's estimate where training had none).
+    # the probability r * x / pace, with r the share of such frames (Laplace's estimate where training had none).
     # What training saw more than once in a thousand is a mode of this ID, however rare, and gives no evidence.
     # A short training has not seen every mode of an ID: it takes an interval as short as a forged frame leaves one.
-    extra = int((3 * intervals <= 2 * median).sum())
-    shortest = median if mature or median <= engine.FAST_US else median // 4
-    near = intervals[(2 * intervals > median) & (2 * intervals < 3 * median)]
+    extra = int((3 * short <= 2 * pace).sum())
+    shortest = 2 * pace // 3 if mature or pace <= engine.FAST_US else pace // 4 if periodic else pace // 2
     # A handful of uneven intervals says nothing of the shortest.
     known = n >= LEAST_INTERVALS or (n >= 3 and len(near) == n)
     for b in range(BINS if known else 0):
         seen = below[min(b + 1, BINS)]
         if 1000 * seen > n or bin_start(b) >= shortest:
             continue
-        bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(median, 1) / max(bin_start(b), 1)), 10)
+        bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(pace, 1) / max(bin_start(b), 1)), 10)
         tables["timing_evidence_KB"][k, b] = int(min(bits, 22) * ONE_BIT) if bits >= 4 else 0
-    # Jitter makes a backlog of its own; a forged frame for each real one takes it to six to eight periods.
-    spread = float(np.subtract(*np.quantile(near, [0.75, 0.25]))) if len(near) else 0.0
-    tables["backlog_K"][k] = min(max((median + 1) // 2, int(3 * spread)), 2 * median)
+    if known and tables["grid_K"][k]:
+        tables["grid_evidence_K"][k] = _bits(n, hits, cap=12 if mature else 10)
     longest = int(intervals.max())
     if n >= 20 and longest <= 4 * median:
-        tables["silence_K"][k] = (2 if mature else 3) * longest + 3 * median + 50_000
+        tables["silence_K"][k] = (2 if mature else 3) * longest + 3 * median + 50_000 + SILENCE_MARGIN_US
 
 
 def _fit_payload(

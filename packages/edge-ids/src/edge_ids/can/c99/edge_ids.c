@@ -20,6 +20,10 @@ const char *const edge_ids_detectors[EDGE_IDS_COLUMNS] = {"timing", "format", "p
 #define COOL_DOWN_US 2000000
 #define HOLD_US 2000000
 #define FAST_US 15000
+#define MODE_US 4000
+#define TOGETHER_US 1000000
+#define COMPANIONS 2
+#define LATE_PERIODS 4
 #define NEW_CAPTURE_US 60000000
 #define FORGET_US 60000000
 #define NEVER_RESTS 10
@@ -123,7 +127,7 @@ static int alert(edge_ids_alert *out, int n, int64_t frame, int64_t time, int64_
 void edge_ids_init(edge_ids_state *s) {
     memset(s, 0, sizeof *s);
     for (int k = 0; k < EDGE_IDS_K; k++) {
-        s->last[k] = s->novel_time[k] = s->silent_alerted[k] = EDGE_IDS_NEVER;
+        s->last[k] = s->anchor[k] = s->novel_time[k] = s->silent_alerted[k] = EDGE_IDS_NEVER;
         for (int d = 0; d < EDGE_IDS_COLUMNS; d++) s->alerted[k][d] = s->evidence[k][d] = EDGE_IDS_NEVER;
     }
     for (int u = 0; u < EDGE_IDS_UNKNOWN_SLOTS; u++) s->unknown[u] = -1;
@@ -133,11 +137,17 @@ void edge_ids_init(edge_ids_state *s) {
 static int silence(edge_ids_state *s, int k, int64_t now, edge_ids_alert *out, int n) {
     const int64_t limit = model_silence[k];
     if (limit > 0 && s->last[k] != EDGE_IDS_NEVER && s->silent[k] == 0 && now - s->last[k] > limit) {
+        int company = 0;
         s->silent[k] = 1;
+        for (int j = 0; j < EDGE_IDS_K; j++)
+            if (model_silence[j] > 0 && s->last[j] != EDGE_IDS_NEVER && abs64(s->last[j] - s->last[k]) <= TOGETHER_US)
+                company += now - s->last[j] > LATE_PERIODS * (int64_t)model_median[j];
         if (now - s->silent_alerted[k] >= COOL_DOWN_US) {
+            const int asleep = company > COMPANIONS;
             s->silent_alerted[k] = now;
-            s->alerts++;
-            n = alert(out, n, s->frames, now, model_keys[k], SILENCE, now - s->last[k], limit);
+            if (asleep) s->anomalies++;
+            else s->alerts++;
+            n = alert(out, n, s->frames, now, model_keys[k], asleep ? SILENCE + EDGE_IDS_HINT : SILENCE, now - s->last[k], limit);
         }
     }
     return n;
@@ -155,7 +165,7 @@ static int clock_and_load(edge_ids_state *s, int64_t frame, int64_t time, int64_
         const int64_t passed = time - s->time;
         if (passed < 0 || passed > NEW_CAPTURE_US) {
             for (int k = 0; k < EDGE_IDS_K; k++) {
-                s->last[k] = EDGE_IDS_NEVER;
+                s->last[k] = s->anchor[k] = EDGE_IDS_NEVER;
                 s->backlog[k] = s->has_payload[k] = s->run[k] = s->matches[k] = 0;
             }
             s->bucket = EDGE_IDS_NEVER;
@@ -165,12 +175,15 @@ static int clock_and_load(edge_ids_state *s, int64_t frame, int64_t time, int64_
             s->gaps++;
             s->stall = time;
             s->bucket = EDGE_IDS_NEVER;
-            for (int k = 0; k < EDGE_IDS_K; k++)
-                if (s->last[k] != EDGE_IDS_NEVER) s->last[k] += passed;
+            for (int k = 0; k < EDGE_IDS_K; k++) {
+                if (s->last[k] == EDGE_IDS_NEVER) continue;
+                s->last[k] += passed;
+                s->backlog[k] = max64(s->backlog[k] - passed, -8 * (int64_t)model_pace[k]);
+            }
             if (passed > model_limits[5]) {
-                s->alerts++;
-                n = alert(out, n, frame, time, -1, SILENCE, passed, model_limits[5]);
-                *raised |= 1 << SILENCE;
+                s->anomalies++;
+                n = alert(out, n, frame, time, -1, SILENCE + EDGE_IDS_HINT, passed, model_limits[5]);
+                *raised |= (int64_t)1 << (SILENCE + EDGE_IDS_HINT);
             }
         }
     }
@@ -228,23 +241,71 @@ static int unknown_id(edge_ids_state *s, int64_t frame, int64_t time, int64_t ke
     return n;
 }
 
-static void timing(edge_ids_state *s, int k, int64_t time, int64_t mature, int64_t *evidence, int *in_time) {
-    const int64_t last = s->last[k], median = model_median[k];
+static int regular(int64_t interval, int64_t period) { return 3 * interval > 2 * period && 2 * interval < 3 * period; }
+
+static int rhythm(int64_t shortest, int64_t longest, int64_t frames) {
+    if (8 * longest <= 9 * shortest) return 1;
+    return frames > 1 && 16 * abs64(longest - 2 * shortest) <= 2 * shortest;
+}
+
+/* Frames of a second sender since the grid of the period, see engine.uneven. */
+static int64_t uneven(edge_ids_state *s, int k, int64_t time, int64_t interval, int changed) {
+    const int64_t pace = model_pace[k], slack = model_grid[k], passed = time - s->anchor[k], extras = s->extras[k];
+    int64_t found = 0;
+    if (s->anchor[k] != EDGE_IDS_NEVER) {
+        s->shortest[k] = extras > 0 ? min64(s->shortest[k], interval) : interval;
+        s->longest[k] = extras > 0 ? max64(s->longest[k], interval) : interval;
+        if (passed < pace - slack) {
+            s->extras[k]++;
+            s->moved[k] |= changed;
+            return found;
+        }
+        if (s->moved[k] && !changed) found = -1;
+        else if (extras > 0 && passed <= pace + slack && !rhythm(s->shortest[k], s->longest[k], extras)) found = extras;
+    }
+    s->anchor[k] = time;
+    s->extras[k] = s->moved[k] = 0;
+    return found;
+}
+
+/* Evidence of frames in excess, see engine.early. */
+static int64_t early(edge_ids_state *s, int k, int64_t time, int changed, int stalled) {
+    const int64_t pace = model_pace[k], previous = s->interval[k], interval = max64(time - s->last[k], 0);
+    int64_t evidence = 0;
+    s->interval[k] = interval;
+    if (stalled) {
+        s->anchor[k] = EDGE_IDS_NEVER;
+        return 0;
+    }
+    if (regular(interval, pace) || (model_lossy[k] && interval > pace)) s->backlog[k] = shift_down(s->backlog[k] * 7, 3);
+    else s->backlog[k] = min64(max64(s->backlog[k] + pace - interval, -8 * pace), 8 * pace);
+    const int64_t unlike = abs64(interval - previous);
+    int even = model_limits[6] ? pace >= 50000 && 8 * unlike <= interval : pace > FAST_US && 8 * unlike <= 5 * max64(interval, previous);
+    even = even && pace == model_median[k] && 3 * interval <= pace && interval >= MODE_US;
+    if (s->backlog[k] >= model_backlog[k] && !even) evidence = model_timing_evidence[k][interval_bin(interval)];
+    if (model_grid[k] > 0) {
+        const int64_t extras = uneven(s, k, time, interval, changed);
+        if (extras < 0) {
+            static const int raised[3] = {TIMING, ENSEMBLE, TINY};
+            for (int i = 0; i < 3; i++) s->sums[k][raised[i]] = max64(s->sums[k][raised[i]] - s->given[k], 0);
+            evidence = 0;
+        } else if (extras > 0 && model_grid_evidence[k] > 0) {
+            evidence = max64(evidence, model_grid_evidence[k] + ONE_BIT * min64(extras, 16) - s->given[k]);
+        }
+        s->given[k] = s->anchor[k] == time ? 0 : s->given[k] + evidence;
+    }
+    return evidence;
+}
+
+static void timing(edge_ids_state *s, int k, int64_t time, uint64_t payload, int stalled, int64_t *evidence, int *in_time) {
+    const int64_t last = s->last[k];
+    if (last != EDGE_IDS_NEVER && model_median[k] > 0) {
+        *in_time = regular(max64(time - last, 0), model_median[k]);
+        const int changed = s->has_payload[k] && ((payload ^ s->payload[k]) & model_signal_mask[k]) != 0;
+        evidence[TIMING] = early(s, k, time, changed, stalled);
+    }
     s->last[k] = time;
     s->silent[k] = 0;
-    if (last == EDGE_IDS_NEVER || median <= 0) return;
-    const int64_t interval = max64(time - last, 0);
-    if (3 * interval > 2 * median && 2 * interval < 3 * median) {
-        s->backlog[k] = shift_down(s->backlog[k] * 7, 3);
-        *in_time = 1;
-    } else {
-        s->backlog[k] = min64(max64(s->backlog[k] + median - interval, -8 * median), 8 * median);
-    }
-    const int64_t previous = s->interval[k], unlike = abs64(interval - previous);
-    const int even = 3 * interval <= median &&
-                     (mature ? median >= 50000 && 8 * unlike <= interval : median > FAST_US && 8 * unlike <= 5 * max64(interval, previous));
-    s->interval[k] = interval;
-    if (s->backlog[k] >= model_backlog[k] && !even) evidence[TIMING] = model_timing_evidence[k][interval_bin(interval)];
 }
 
 /* Bytes that changed only because a number stepped past a power of two, see engine.carries. */
@@ -397,7 +458,7 @@ int edge_ids_step(edge_ids_state *s, int64_t time, int64_t key, int error, int l
 
     const int64_t median = model_median[k];
     const int since = s->last[k] > s->stall;
-    timing(s, k, time, mature, evidence, &in_time);
+    timing(s, k, time, payload, !since, evidence, &in_time);
     if (((model_lengths[k] >> min64(length, 62)) & 1) == 0) evidence[FORMAT] = model_length_evidence[k];
     if ((key & 0x40000000) == 0) {
         novelty(s, k, time, length, payload, mature, evidence, &drift_bits);

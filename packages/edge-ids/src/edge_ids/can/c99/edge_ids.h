@@ -19,6 +19,8 @@ typedef struct {
 
 typedef struct {
     int64_t last[EDGE_IDS_K], interval[EDGE_IDS_K], backlog[EDGE_IDS_K];
+    int64_t anchor[EDGE_IDS_K], extras[EDGE_IDS_K];
+    int64_t shortest[EDGE_IDS_K], longest[EDGE_IDS_K], moved[EDGE_IDS_K], given[EDGE_IDS_K];
     uint64_t payload[EDGE_IDS_K];
     int64_t has_payload[EDGE_IDS_K], run[EDGE_IDS_K];
     uint64_t novel[EDGE_IDS_K];

@@ -154,7 +154,7 @@ def otids(line: str) -> Row | None:
     return Row(time_us, ident, flags, data, check_length(match[4], data))
 
 
-_VERBOSE = re.compile(r"\s*\(([^)]*)\)\s+(\S{1,16})\s+(?:[RT]X\s+(?:[-BE]+\s+)*)?([0-9A-Fa-f]+)\s+\[(\d+)\]\s*(.*)")
+_VERBOSE = re.compile(r"\s*\(([^)]*)\)\s+(\S{1,16})\s+(?:[RT]X\s+(?:[-BE]+\s+)*)?([0-9A-Fa-f]+)\s+\[ *(\d+) *\]\s*(.*)")
 
 
 def candump_verbose(line: str) -> Row | None:
