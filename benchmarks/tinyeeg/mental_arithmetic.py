@@ -42,7 +42,7 @@ def load(folder: Path) -> list[Recording]:
 def main() -> None:
     recordings = load(Path(sys.argv[1]))
     rng = np.random.default_rng(0)
-    groups = [rng.permutation(36)[start : start + 4] for start in range(0, 36, 4)]
+    groups = np.split(rng.permutation(36), 9)
     plain = extract(recordings, presets.compact(smooth_s=4.0))
     ours = extract(recordings, presets.compact())
     scores: dict[str, list[float]] = {}

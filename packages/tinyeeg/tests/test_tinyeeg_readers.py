@@ -185,6 +185,36 @@ def test_bad_annotations_are_cut_out_of_states():
     assert [(s.start, s.stop) for s in Recording.from_raw(raw).stretches()] == [(0, 300), (500, 1000)]
 
 
+def marked(durations, texts=("rest", "count", "rest")):
+    import mne
+
+    raw = mne.io.RawArray(np.random.default_rng(0).normal(size=(1, 3000)) * 1e-5, mne.create_info(["Cz"], 100.0, "eeg"), verbose="error")
+    return raw.set_annotations(mne.Annotations([2, 10, 20], durations, list(texts)))
+
+
+@pytest.mark.parametrize("ending", ["_raw.fif", "-raw.fif.gz"])
+def test_markers_hold_until_the_next_one_unless_the_name_tells_the_state(tmp_path, ending):
+    marked([0, 0.01, 0]).save(tmp_path / f"subjecta{ending}", verbose="error")
+    other = marked([0, 0, 0], ("start", "blink", "blink"))
+    other._data = other._data[:, ::-1].copy()  # not a copy of the first
+    other.save(tmp_path / f"subjectb-rest-2{ending}", verbose="error")
+    first, second = readers.read_folder(tmp_path).recordings
+    assert [(s.start, s.stop, s.state) for s in first.spans] == [(200, 1000, "rest"), (1000, 2000, "count"), (2000, 3000, "rest")]
+    assert (second.subject, second.session, [s.state for s in second.stretches()]) == ("subjectb", "2", ["rest"])
+    assert list(readers.read_raw(tmp_path / f"subjecta{ending}").annotations.description) == ["rest", "count", "rest"]
+
+
+def test_a_length_anywhere_makes_the_other_annotations_markers():
+    recording = Recording.from_raw(marked([5, 0, 5])).held()
+    assert [(s.start, s.stop) for s in recording.stretches()] == [(200, 700), (2000, 2500)]
+
+
+def test_brainvision_states_are_spelt_as_elsewhere(tmp_path):
+    pytest.importorskip("pybv")
+    marked([5, 5, 5]).export(tmp_path / "subjecta.vhdr", verbose="error")
+    assert [s.state for s in readers.read(tmp_path / "subjecta.vhdr").spans] == ["rest", "count", "rest"]
+
+
 def test_resampling_keeps_a_sine_and_the_borders():
     t = np.arange(2000) / 250
     recording = Recording(

@@ -58,6 +58,7 @@ def test_no_protocol_shares_a_sample_or_an_identity(windows, protocol):
         assert not samples(windows, fold.train) & samples(windows, fold.test)
         assert len(fold.test)
         assert set(windows.y[fold.test]) <= set(windows.y[fold.train])
+        assert len(set(windows.y[fold.train])) > 1
         if protocol == "cross-subject":
             assert not set(windows.subject[fold.train]) & set(windows.subject[fold.test])
         if protocol == "cross-session":
@@ -81,6 +82,37 @@ def test_overlapping_equals_brute_force(windows, seed, embargo):
         for a in mine
     ]
     np.testing.assert_array_equal(splits.overlapping(windows, mine, theirs, embargo), wanted)
+
+
+def bouts(states, per_bout=6, look_back=96, hop=16):
+    """One recording whose state changes bout by bout, each shorter than the look-back allows a window of it beside a test block."""
+    y = np.repeat(states, per_bout)
+    stop = 160 * np.repeat(np.arange(len(states)), per_bout) + 32 + hop * np.tile(np.arange(per_bout), len(states))
+    start = np.maximum(160 * np.repeat(np.arange(len(states)), per_bout), stop - look_back)
+    names = np.full(len(y), "s")
+    return Windows(y, ("a", "b"), names, names, names, np.repeat(np.arange(len(states)), per_bout), start, stop, stop / 60.0, 16.0)
+
+
+def test_within_session_tests_short_bouts_against_the_other_bouts():
+    windows = bouts([0, 1] * 6)
+    folds = splits.within_session(windows)
+    assert len(folds) == 5
+    assert len(np.concatenate([fold.test for fold in folds])) == len(windows)
+    for fold in folds:
+        assert not samples(windows, fold.train) & samples(windows, fold.test)
+        assert np.bincount(windows.y[fold.train]).min() >= 12
+
+
+def test_training_windows_of_one_state_are_refused_or_skipped():
+    one = bouts([0, 0, 0])
+    with pytest.raises(InputError, match="each session shows one state only"):
+        splits.within_session(one)
+    both = replace(one, y=np.repeat([0, 0, 1], 6), session=np.repeat(["1", "2", "3"], 6))
+    with pytest.raises(InputError, match="no training window of b is left"):
+        splits.cross_session(both)
+    alone = replace(one, session=np.repeat(["1", "2", "2"], 6))
+    with pytest.raises(InputError, match="show one state only"):
+        splits.cross_session(alone)
 
 
 def test_look_back_counts_as_sample_use(table):
@@ -203,14 +235,13 @@ def test_the_clock_is_found_where_time_is_the_label():
 
 
 def test_a_state_shown_too_briefly_costs_its_own_windows_and_no_fold(table):
-    windows = table.windows.take(np.flatnonzero(table.windows.subject == table.windows.subject[0]))
-    one = np.flatnonzero((windows.y == 1) & (windows.session == windows.session[0]))[:1]
-    brief = windows.take(np.concatenate([np.flatnonzero((windows.y == 0) & (windows.session == windows.session[0])), one]))
+    windows = table.windows.take(np.flatnonzero(table.windows.person_session == table.windows.person_session[0]))
+    brief = windows.take(np.concatenate([np.flatnonzero(windows.y != 1), np.flatnonzero(windows.y == 1)[:1]]))
     folds = splits.split("within-session", brief)
     tested = np.concatenate([fold.test for fold in folds])
     assert len(folds) == 5
-    assert (brief.y[tested] == 0).all()
-    with pytest.raises(InputError, match="no fold keeps a training window"):
+    assert set(brief.y[tested]) == {0, 2}
+    with pytest.raises(InputError, match="no fold keeps training windows of two states"):
         splits.split("within-session", brief.take(np.array([0, len(brief) - 1])))
 
 

@@ -88,7 +88,8 @@ def read_bids(folder: str | Path) -> list[Recording]:
                 raw = read_raw_bids(path, verbose="error")
         except Exception as error:
             raise InputError(f"{path.fpath}: mne-bids cannot read it: {error}") from error
-        recordings.append(Recording.from_raw(raw, name=path.fpath.name, subject=path.subject or "1", session=path.session or "1"))
+        recording = Recording.from_raw(raw, name=path.fpath.name, subject=path.subject or "1", session=path.session or "1")
+        recordings.append(recording.held())
     if not recordings:
         raise InputError(f"{folder} is a BIDS folder without an EEG recording (.vhdr, .edf, .bdf, .set)")
     return recordings

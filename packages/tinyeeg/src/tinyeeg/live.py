@@ -82,6 +82,9 @@ def decide(source: Iterator[Chunk], deployed: Deployed, *, calibrate_s: float = 
     if calibrate_s and not deployed.person:
         raise InputError("--calibrate: this model was trained with --normalise global and takes no calibration; leave it out")
     chain, center = StreamingChain(deployed.chain), deployed.center
+    # Once on silence: what Python loads at first use must not delay the first decision.
+    deployed.scores(chain.push(np.zeros((len(deployed.chain.channels), deployed.chain.segment))))
+    chain.reset()
     seen: list[NDArray[np.float64]] = []
     latencies: list[float] = []
     states = dict.fromkeys(deployed.classes, 0)

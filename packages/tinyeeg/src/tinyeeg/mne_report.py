@@ -44,7 +44,7 @@ def build(folder: str | Path, title: str, sections: Sequence[Section], recording
             report.add_html(body, section.title, section=section.title, tags=(tag,))
         for name in section.figures:
             report.add_image(folder / f"{name}.png", name.capitalize(), section=section.title, tags=(tag,))
-    first = next((recording for recording in recordings if recording.spans), None)
+    first = next((recording for recording in recordings if recording.stretches()), None)
     if first is not None:
         with warnings.catch_warnings(action="ignore"), mne.utils.use_log_level("error"):  # of MNE's own figures
             report.add_raw(first.to_raw(), f"Recording {first.name}", psd=True, butterfly=False)

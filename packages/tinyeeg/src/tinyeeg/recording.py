@@ -36,7 +36,7 @@ class Recording:
         signal: microvolts, shape (C, T); samples on the two sides of a gap stand next to each other.
         sfreq: sampling rate in Hz.
         channels: C names.
-        spans: labelled stretches, in order, not overlapping.
+        spans: labelled stretches, in order, not overlapping; markers without a length are kept, and give no windows (see `held`).
         gaps: sample numbers that follow a gap; no window may contain one and its predecessor.
         gap_s: length of each gap in seconds.
         name, subject, session: who and what; windows of two recordings with equal (subject, session) belong to one session.
@@ -75,6 +75,18 @@ class Recording:
     def fingerprint(self) -> str:
         """Hash of the samples alone: two copies of a file under other names have the same."""
         return hashlib.sha256(np.ascontiguousarray(self.signal, dtype=np.float32).tobytes()).hexdigest()[:16]
+
+    @property
+    def has_stretches(self) -> bool:
+        """Whether a span is more than a marker, which some recorders make one sample long."""
+        return any(span.stop - span.start > 1 for span in self.spans)
+
+    def held(self) -> Recording:
+        """The same recording, but where all spans are markers, each state holds until the next one begins."""
+        if self.has_stretches:
+            return self
+        ends = [*(span.start for span in self.spans[1:]), self.n_times]
+        return replace(self, spans=tuple(replace(span, stop=stop) for span, stop in zip(self.spans, ends, strict=False)))
 
     def stretches(self) -> list[Span]:
         """Labelled stretches without a gap inside: what windows may be cut from."""
@@ -173,7 +185,8 @@ class Recording:
         marks = []
         for onset, duration, text in zip(raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True):
             start = max(0, round((onset - start_s) * sfreq))
-            marks.append(Span(start, min(int(raw.n_times), start + round(float(duration) * sfreq)), str(text)))
+            # MNE's BrainVision files put the kind of a marker before it.
+            marks.append(Span(start, min(int(raw.n_times), start + round(float(duration) * sfreq)), str(text).removeprefix("Comment/")))
         bad = [mark for mark in marks if mark.state.upper().startswith(("BAD", "EDGE"))]
         gaps = sorted({edge for mark in bad for edge in (mark.start, mark.stop) if 0 < edge < raw.n_times})
         spans = [mark for mark in marks if mark not in bad]
@@ -184,7 +197,7 @@ class Recording:
             signal=raw.get_data(picks) * 1e6,
             sfreq=sfreq,
             channels=tuple(raw.ch_names[pick] for pick in picks),
-            spans=tuple(sorted((span for span in spans if span.stop > span.start), key=lambda span: span.start)),
+            spans=tuple(sorted(spans, key=lambda span: span.start)),
             gaps=tuple(gaps),
             gap_s=(0.0,) * len(gaps),
             name=name,

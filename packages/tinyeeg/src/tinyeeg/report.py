@@ -171,8 +171,8 @@ def _spectrogram(folder: Path, trained: Trained, recordings: Sequence[Recording]
     from scipy.signal import spectrogram
 
     chain = trained.table.chain
-    first = next(recording for recording in recordings if recording.spans)
-    session = [r for r in recordings if (r.subject, r.session) == (first.subject, first.session) and r.spans]
+    first = next(recording for recording in recordings if recording.stretches())
+    session = [r for r in recordings if (r.subject, r.session) == (first.subject, first.session) and r.stretches()]
     length = round(2 * chain.sfreq)
     blocks, states = [], []
     for recording in session:

@@ -65,30 +65,35 @@ def cross_session(windows: Windows) -> list[Fold]:
 
 
 def within_session(windows: Windows, folds: int = 5, embargo: int = 0) -> list[Fold]:
-    """For each session, cut every stretch into contiguous blocks; test one block of each stretch, train on the others.
+    """For each session, cut the windows of each state into contiguous blocks in the order of time; test one of each, train on the others.
 
-    Where a session shows a state so briefly that no training window of it is left beside a block, that block's windows of the state
-    are not tested.
+    A block is only tested on states that have two or more training windows left beside it, and not at all where fewer than two states
+    have: a session that shows one state, or shows each too briefly, costs its own windows and not the run.
 
     Args:
         windows: N windows.
-        folds: blocks per stretch.
+        folds: blocks per state.
         embargo: further raw samples kept free between training and test windows, beside not sharing one.
     """
     plan = []
     for name in np.unique(windows.person_session):
         own = windows.person_session == name
         block = np.full(len(windows), -1)
-        for stretch in np.unique(windows.stretch[own]):
-            rows = np.flatnonzero(windows.stretch == stretch)
+        for state in np.unique(windows.y[own]):
+            rows = np.flatnonzero(own & (windows.y == state))
             block[rows] = np.arange(len(rows)) * folds // len(rows) if len(rows) >= folds else np.arange(len(rows))
         for fold in range(folds):
             test = own & (block == fold)
             train = own & (block != fold)
             train[train] = ~overlapping(windows, np.flatnonzero(train), np.flatnonzero(test), embargo)
-            plan.append((f"{name}#{fold + 1}", test & np.isin(windows.y, windows.y[train]), train))
+            kept = np.flatnonzero(np.bincount(windows.y[train]) >= 2)
+            if len(kept) >= 2:
+                plan.append((f"{name}#{fold + 1}", test & np.isin(windows.y, kept), train))
     if not any(test.any() for _, test, _ in plan):
-        raise InputError("within-session: no fold keeps a training window of the state that it tests; recordings are too short or too few")
+        raise InputError(
+            "within-session: no fold keeps training windows of two states beside a test block; recordings are too short, or each session "
+            "shows one state only"
+        )
     return _folds(windows, plan, "within-session", embargo)
 
 
@@ -198,6 +203,9 @@ def _checked(windows: Windows, fold: Fold, protocol: str) -> Fold:
         raise InputError(
             f"{protocol}, fold {fold.name}: no training window of {names} is left; recordings are too short or too few for this protocol"
         )
+    if len(np.unique(windows.y[fold.train])) < 2:
+        names = ", ".join(windows.classes[state] for state in np.unique(windows.y[fold.train])) or "none"
+        raise InputError(f"{protocol}, fold {fold.name}: the training windows show one state only ({names}); use another protocol")
     return fold
 
 

@@ -143,7 +143,7 @@ def _gathered(
 ) -> Table:
     from hashlib import sha256
 
-    states = sorted({span.state for recording in recordings for span in recording.spans})
+    states = sorted({span.state for recording in recordings for span in recording.stretches()})
     if len(states) < 2:
         raise InputError(
             f"the recordings name {len(states)} state{'s' if len(states) != 1 else ''} ({', '.join(states) or 'none'}); classification "

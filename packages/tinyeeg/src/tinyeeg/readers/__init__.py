@@ -28,7 +28,7 @@ PATTERN = (
     r"(?P<subject>(?:(?:subject|subj|sub|participant|person|user|s|p)[-_ ]?)?[^-_ ]+)[-_ ]"
     r"(?P<state>(?=[\d\W_]*[^\W\d_]).+?)(?:[-_ ]*(?P<session>\d+))?"
 )
-MNE_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt", ".egi", ".mff", ".nedf")
+MNE_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".fif.gz", ".cnt", ".egi", ".mff", ".nedf")
 SUFFIXES = (".csv", ".mat", ".xdf", *MNE_SUFFIXES)
 
 
@@ -70,7 +70,7 @@ def read(path: str | Path, *, sfreq: float | None = None) -> Recording:
         from tinyeeg.readers.xdf import read_xdf
 
         return read_xdf(path)
-    if suffix in MNE_SUFFIXES or path.name.endswith(".fif.gz"):
+    if path.name.lower().endswith(MNE_SUFFIXES):
         import mne
 
         try:
@@ -125,13 +125,13 @@ def read_folder(
     if folder.is_dir() and is_bids(folder):
         synthetic = (folder / SYNTHETIC).exists()
         return _without_copies([(recording.name, replace(recording, synthetic=synthetic)) for recording in read_bids(folder)], all_roles)
-    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.name.lower().endswith(suffixes))
     if not paths:
         raise InputError(f"{folder} holds no recording; looked for *{', *'.join(suffixes)}")
     found: list[tuple[str, Recording]] = []
     left_out: list[tuple[str, str]] = []
     synthetic = folder.is_dir() and (folder / SYNTHETIC).exists()
-    parsed = {path: identify(path.stem, pattern) for path in paths}
+    parsed = {path: identify(_stem(path), pattern) for path in paths}
     named = {path for path, parts in parsed.items() if "state" in parts}
     numbered = any("session" in parts for parts in parsed.values())
     for path in paths:
@@ -181,11 +181,15 @@ def _one_spelling(recordings: list[Recording]) -> tuple[Recording, ...]:
 
 
 def _named(recording: Recording, path: Path, pattern: str) -> Recording:
-    found = identify(path.stem, pattern)
-    if not found or path.suffix.lower() == ".mat":
-        return recording
-    spans = recording.spans or ((Span(0, recording.n_times, found["state"]),) if "state" in found else ())
+    found = {} if path.suffix.lower() == ".mat" else identify(_stem(path), pattern)
+    whole = "state" in found and not recording.has_stretches
+    spans = (Span(0, recording.n_times, found["state"]),) if whole else recording.held().spans
     return replace(recording, subject=found.get("subject", recording.subject), session=found.get("session", recording.session), spans=spans)
+
+
+def _stem(path: Path) -> str:
+    """The name without its ending, nor the ``_raw`` or ``_eeg`` that MNE wants before it."""
+    return re.sub(r"([-_](raw|eeg))?(\.fif)?\.[^.]*$", "", path.name, flags=re.IGNORECASE)
 
 
 def _csv_reader(path: Path) -> Callable[[Path, float | None], Recording]:
