@@ -20,7 +20,7 @@ import pytest
 KILLS = 14
 SCRIPTS = Path(sys.executable).parent
 TRAINING = {
-    "depthprune": "prune --data digits --limit 200 --epochs 2 --finetune-epochs 1 --policy macs --repeats 5",
+    "depthprune": "prune --data digits --limit 200 --epochs 2 --finetune-epochs 1 --policy macs --repeats 10",
     "ondevice-train": "fit --data digits --model mcunet-in1 --method medyate --budget 64kB --limit 200 --epochs 3",
     "moofa": "train --data digits --space digits8 --epochs 2 --networks 10",
     "fairnet": "debias --data digits --method voronoi --images 300 --epochs 2",
