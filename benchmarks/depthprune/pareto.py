@@ -185,7 +185,7 @@ def clock(name: str, study: Study) -> None:
     example = next(iter(images.loader("val", 2)))[0]
     test = accuracy_of(images.loader("test", 512))
     rows = []
-    base, record = FOLDER / "dense.onnx", RESULTS / f"depthprune-pareto-{name}.json"
+    base, record = FOLDER / name / "dense.onnx", RESULTS / f"depthprune-pareto-{name}.json"
     known = read_json(record)["rows"] if record.is_file() else []
     for folder, _ in folders(name, study):
         if not (folder / "cell.json").is_file():
@@ -202,7 +202,7 @@ def clock(name: str, study: Study) -> None:
             result = merge(model.eval(), example, policy="latency", front_padded=cell["front_padded"])
             only_if_faster(result, example)
             model, merges = result.model, len(result.certificates)
-        file = FOLDER / "model.onnx"
+        file = FOLDER / name / "model.onnx"
         export_onnx(model, example, file)
         timing = compare_onnx(base, file, example, 200)
         rows.append(
