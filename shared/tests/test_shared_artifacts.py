@@ -429,15 +429,29 @@ def test_onnx_is_held_against_torch_with_any_batch_size(tmp_path, model):
     assert path.read_bytes() == before
 
 
-def test_a_model_that_onnx_cannot_say_is_one_line(tmp_path):
-    class Branching(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
 
+
+def test_a_model_that_onnx_cannot_say_is_one_line(tmp_path):
     with pytest.raises(InputError, match="cannot export Branching") as caught:
         export_onnx(Branching(), torch.ones(1, 3), tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_export_leaves_the_activations_as_they_were(tmp_path):
+    """They are exported out of place and ReLU6 as a clamp; the user's model keeps its own ways, also after a failure."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU6(inplace=True), nn.Hardtanh(-0.5, 0.5), nn.ReLU(inplace=True), nn.Hardswish(inplace=True)
+    )
+    export_onnx(model, torch.randn(1, 3, 8, 8), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="cannot export"):
+        export_onnx(nn.Sequential(model, Branching()), torch.randn(1, 3, 8, 8), tmp_path / "no.onnx")
+    assert [getattr(layer, "inplace", None) for layer in model] == [None, True, False, True, True]
+    assert not any("forward" in vars(layer) for layer in model)
 
 
 def test_int8_keeps_the_decisions_in_a_quarter_of_the_bytes(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import tempfile
@@ -148,14 +149,36 @@ def _pool_in_integers(path: Path) -> None:
 
 def _export(model: nn.Module, pair: torch.Tensor, path: Path) -> None:
     try:
-        torch.onnx.export(
-            model, (pair,), str(path), dynamo=True, external_data=False, verbose=False, input_names=["input"], output_names=["output"],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        )  # fmt: skip
+        with _plain_activations(model):
+            torch.onnx.export(
+                model, (pair,), str(path), dynamo=True, external_data=False, verbose=False, input_names=["input"], output_names=["output"],
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            )  # fmt: skip
     except OSError:
         raise
     except Exception as error:  # the exporter raises its own and others' kinds
         raise InputError(f"cannot export {type(model).__name__} to ONNX: {' '.join(str(error).split())[:240]}") from error
+
+
+@contextlib.contextmanager
+def _plain_activations(model: nn.Module) -> Iterator[None]:
+    """Activations out of place and ReLU6 as a clamp inside the block: the same graph, exported in half the time.
+
+    The exporter takes hardtanh, and whatever works in place, apart in Python with a symbolic batch size.
+    """
+    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    clamps = [module for module in model.modules() if type(module) in (nn.ReLU6, nn.Hardtanh)]
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]
+    for module in clamps:
+        module.forward = functools.partial(torch.clamp, min=module.min_val, max=module.max_val)  # type: ignore[method-assign, arg-type]
+    try:
+        yield
+    finally:
+        for module in in_place:
+            module.inplace = True  # type: ignore[assignment]
+        for module in clamps:
+            del module.forward
 
 
 def _difference(model: nn.Module, path: Path, inputs: Iterable[torch.Tensor]) -> tuple[float, float]:

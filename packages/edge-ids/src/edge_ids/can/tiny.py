@@ -33,7 +33,8 @@ def record_features(m: Any, s: Any, keys_K: Any, time_N: Any, key_N: Any, length
     for i in range(len(time_N)):
         s.features_F[:] = 0
         engine.step(m, s, keys_K, time_N[i], key_N[i], zero, length_N[i], payload_N[i], out, zero)
-        x_NF[i] = s.features_F
+        for f in range(len(s.features_F)):  # copying a whole row would compile Numba's shape messages: seconds
+            x_NF[i, f] = s.features_F[f]
 
 
 def network_on(tables: dict[str, Array]) -> dict[str, Array]:
