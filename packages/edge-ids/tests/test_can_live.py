@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -10,15 +11,18 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from edge_ids.alerts import EveWriter, MetricsServer
-from edge_ids.can.frames import Frames
+from edge_ids.can.commands import ATTACKS
+from edge_ids.can.frames import Frames, concat
 from edge_ids.can.generate import generate
-from edge_ids.can.inject import Attack, inject
+from edge_ids.can.inject import KINDS, Attack, inject
+from edge_ids.can.profile import train
 from edge_ids.can.service import Service, open_bus
 from edge_ids.can.writers import messages, write_frames
 from edge_ids.cli import app
@@ -221,6 +225,27 @@ def test_hot_reload_keeps_what_is_known_and_refuses_a_broken_model(folder: Path,
     assert sum(service.alerts.values()) == 0
 
 
+def test_alerts_name_the_bus_of_a_trace_of_several(tmp_path: Path) -> None:
+    names = ("can0", "can1")
+    quiet, attacked = (generate(10, seed=seed)[0] for seed in (1, 2))
+    attacked = inject(attacked, Attack("fabrication", 3, 6, 0x280), seed=1).frames
+
+    def both(first: Frames, second: Frames) -> Frames:
+        parts = [replace(part, channel=np.full(len(part), number, np.uint8), channels=names) for number, part in enumerate((first, second))]
+        frames = concat([replace(part, capture=np.zeros(len(part), np.int32), captures=("x",)) for part in parts])
+        return frames.take(np.argsort(frames.time_us, kind="stable"))
+
+    train(both(*(generate(10, seed=seed)[0] for seed in (1, 2)))).save(tmp_path)
+    path = write_frames(both(quiet, attacked), tmp_path / "attacked.log")
+    text = io.StringIO()
+    assert Service(tmp_path, [EveWriter(text)]).replay(path)["alerts"] > 0
+    assert {(alert["can"]["channel"], alert["can"]["id"]) for alert in lines(text.getvalue())} == {("can1", "0x280")}
+
+
+def test_help_names_every_attack() -> None:
+    assert ", ".join(KINDS) == ATTACKS
+
+
 def test_inspect_convert_label_and_generate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "made"
     attack = ["--attack", "masquerade:5:10:110:XXXXFFFF"]
@@ -246,8 +271,8 @@ def test_generated_traffic_is_known_by_what_lies_beside_it(tmp_path: Path, capsy
     (tmp_path / "copy.log").write_bytes((tmp_path / "made" / "synthetic.log").read_bytes())
     capsys.readouterr()
     for path, synthetic in ((tmp_path / "made" / "synthetic.log", True), (tmp_path / "copy.log", False)):
-        assert run(app, ["can", "train", "--data", str(path), "--out", str(tmp_path / path.stem), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["data"]["synthetic"] is synthetic
+        assert run(app, ["can", "inspect", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["synthetic"] is synthetic
 
 
 @pytest.mark.parametrize(
@@ -277,6 +302,10 @@ def test_a_can_interface_that_is_not_there_says_what_to_do(monkeypatch: pytest.M
         (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--state", "{t}/junk"], "no state"),
         (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--metadata", "{t}/junk"], "is no JSON"),
         (["run", "--model", "{f}/model", "--channel", "x", "--interface", "nonsense"], "cannot open nonsense"),
+        (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--duration", "2"], "--duration needs --channel"),
+        (["run", "--model", "{f}/model", "--channel", "x", "--speed", "2"], "--speed needs --replay"),
+        (["run", "--model", "{f}/model", "--replay", "{f}/benign.log", "--syslog", "{t}/none"], "no socket there"),
+        (["generate", "--out", "{t}/g", "--write", "docx"], "--write 'docx' is unknown"),
         (["generate", "--out", "{t}/g", "--attack", "fuzz"], "KIND:START:END"),
         (["generate", "--out", "{t}/g", "--seconds", "5", "--attack", "fuzzing:9:10"], "not inside the trace"),
         (["convert", "{f}/benign.log", "--to", "{t}/x.docx"], "cannot write that format"),

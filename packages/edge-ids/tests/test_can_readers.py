@@ -92,6 +92,14 @@ def test_candump_label_columns(tmp_path: Path, columns: str, label: int) -> None
     assert (frames.label.tolist(), bad) == ([label], {})
 
 
+@pytest.mark.parametrize(
+    "text", ["(1.0) can0 123#01\r\n", "1.0,0123,1,01,R\r\n", "timestamp,arbitration_id,data_field,attack\r\n1.0,123,01,0\r\n"]
+)
+def test_a_byte_order_mark_costs_no_line(tmp_path: Path, text: str) -> None:
+    frames, bad = read(tmp_path, b"\xef\xbb\xbf" + text.encode())
+    assert (frames.id.tolist(), frames.time_us.tolist(), bad) == ([0x123], [1_000_000], {})
+
+
 def test_other_text_formats(tmp_path: Path) -> None:
     crysys, _ = read(tmp_path, "1483093132.049686        0380    000    8    30 bb 82 00 9d 53 00 81\n")
     assert (crysys.time_us[0], crysys.id[0], payload(crysys)) == (1483093132049686, 0x380, "30bb82009d530081")
@@ -128,6 +136,9 @@ def test_csv_with_header(tmp_path: Path) -> None:
         ("1.5,zz,0,R", "id"),
         ("1.5,0316,1,GG,R", "not_hex"),
         ("1.5,0316,9,1,2,3,4,5,6,7,8,9,R", "too_long"),
+        ("1.5,0316,2,1,+f,R", "not_hex"),
+        ("1_5,0316,1,1,R", "time"),
+        ("1.5,0316,1,1,Q", "label"),
     ],
 )
 def test_car_hacking_bad_lines(tmp_path: Path, line: str, kind: str) -> None:

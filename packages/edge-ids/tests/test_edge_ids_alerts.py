@@ -58,17 +58,19 @@ def test_syslog_line_is_rfc5424_and_arrives() -> None:
     assert json.loads(match[4])["alert"]["signature_id"] == 7
 
 
-@pytest.mark.parametrize("address", ["nowhere", "host:", "host:99999", ":514"])
+@pytest.mark.parametrize("address", ["nowhere", "host:", "host:99999", ":514", "/no/such/socket"])
 def test_bad_syslog_address(address: str) -> None:
     with pytest.raises(InputError, match="--syslog"):
         SyslogWriter(address)
 
 
-def test_syslog_that_is_down_only_counts(tmp_path) -> None:
-    writer = SyslogWriter(str(tmp_path / "no-socket"))
+def test_syslog_that_goes_down_only_counts(tmp_path, capsys) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "log"))
+        writer = SyslogWriter(str(tmp_path / "log"))
     writer.write(ALERT)
-    assert writer.failed == 1
     writer.close()
+    assert (writer.failed, capsys.readouterr().err) == (1, "warning: 1 alerts did not reach syslog\n")
 
 
 def _metrics() -> Metrics:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,8 @@ class SyslogWriter:
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise InputError(f"--syslog {address!r}: write host:port or the path of a socket such as /dev/log")
             self._target = (host.strip("[]"), int(port))
+        elif not Path(address).is_socket():
+            raise InputError(f"--syslog {address!r}: no socket there")
         try:
             family = socket.AF_UNIX
             if isinstance(self._target, tuple):
@@ -147,8 +150,10 @@ class SyslogWriter:
             self.failed += 1
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and say how many alerts did not get through."""
         self._socket.close()
+        if self.failed:
+            print(f"warning: {self.failed} alerts did not reach syslog", file=sys.stderr, flush=True)
 
 
 Labels = tuple[tuple[str, str], ...]

@@ -13,6 +13,8 @@ from edge_shared.errors import InputError
 if TYPE_CHECKING:
     from edge_ids.can.frames import Frames
 
+ATTACKS = "fuzzing, fabrication, correlated, masquerade, masquerade-constant, masquerade-replay, masquerade-offset, dos, replay, suspension"
+
 app = typer.Typer(help="CAN bus: read traces, train and run a streaming detector, generate attacks, compare models.", no_args_is_help=True)
 
 Trace = Annotated[Path, typer.Option("--data", help="Trace file, or a folder of them (each file is one capture).")]
@@ -132,9 +134,9 @@ def generate(
     like: Annotated[Path | None, typer.Option("--like", help="Synthetic traffic with IDs, periods and lengths of this trace.")] = None,
     attack: Annotated[
         list[str] | None,
-        typer.Option("--attack", help="KIND:START:END[:ID[:MASK]], seconds and hexadecimal; may be repeated. Kinds: see README."),
+        typer.Option("--attack", help=f"KIND:START:END[:ID[:MASK]], seconds and hexadecimal; may be repeated. KIND is one of {ATTACKS}."),
     ] = None,
-    format: Annotated[str, typer.Option("--write", help="Suffix of the trace: log, csv, parquet, asc, blf, trc.")] = "log",
+    format: Annotated[str, typer.Option("--write", help="Suffix of the trace: log, csv, parquet, arrow, asc, blf, trc.")] = "log",
     bitrate: Annotated[int, typer.Option("--bitrate", help="Bits per second of the bus.")] = 500_000,
     name: Annotated[str, typer.Option("--name", help="Name of the capture.")] = "synthetic",
     seed: Seed = 0,
@@ -146,8 +148,11 @@ def generate(
     from edge_ids.can import generate as generator
     from edge_ids.can.inject import Injection, inject
     from edge_ids.can.readers import read_frames
-    from edge_ids.can.writers import write_frames
+    from edge_ids.can.writers import SUFFIXES, write_frames
 
+    suffix = "." + format.lstrip(".")
+    if suffix not in SUFFIXES:
+        raise InputError(f"--write {format!r} is unknown; use one of {', '.join(known.lstrip('.') for known in SUFFIXES)}")
     if not name or "/" in name or "." in name:
         raise InputError(f"--name {name!r} must be a plain name without dots and slashes")
     attacks = [_parse_attack(text) for text in attack or []]
@@ -165,7 +170,6 @@ def generate(
         injections.append(inject(frames, item, seed=seed + index, bitrate=bitrate))
         frames = injections[-1].frames
     run = open_run(out, None, about)
-    suffix = "." + format.lstrip(".")
     write_frames(frames, run.path / f"{name}{suffix}")
     entries = {name: injections[-1].metadata()} if len(injections) == 1 else {}
     if not injections:
@@ -287,6 +291,10 @@ def run(
 
     if (replay is None) == (channel is None):
         raise InputError("give either --replay FILE or --channel NAME")
+    live_only, replay_only = {"--duration": duration, "--bitrate": bitrate}, {"--speed": speed, "--metadata": metadata, "--format": format}
+    for option, value in (live_only if channel is None else replay_only).items():
+        if value:
+            raise InputError(f"{option} needs {'--channel' if channel is None else '--replay'}")
     sinks: list[Sink] = []
     if json:
         sinks.append(EveWriter(sys.stdout))

@@ -171,13 +171,17 @@ class Service:
 
     # --- verdicts
 
-    def _report(self, found: list[Detection], channel: str, data: dict[int, bytes]) -> None:
+    def _report(self, found: list[Detection], channel: str, data: dict[int, bytes], channels: dict[int, str] | None = None) -> None:
+        """Count what was found and send it; `data` and `channels` are of its frames, by number (`channel` where there is none)."""
+        known = self.detector.profile.channels
         for detection in found:
             (self.anomalies if detection.anomaly else self.alerts)[detection.detector] += 1
             self.metrics.add("can_anomalies_total" if detection.anomaly else "can_alerts_total", detector=detection.detector)
             if detection.anomaly and not self.anomalies_too:
                 continue
-            alert = detection.alert(channel, data.get(detection.frame))
+            bus = detection.key >> 32 if len(known) > 1 and detection.key >= 0 else len(known)  # a silent ID has no frame of its own
+            name = known[bus] if bus < len(known) else (channels or {}).get(detection.frame, channel)
+            alert = detection.alert(name, data.get(detection.frame))
             for sink in self.sinks:
                 sink.write(alert)
 
@@ -190,7 +194,8 @@ class Service:
         self.position += len(chunk)
         rows = {found.frame: found.frame - first for found in scores.detections if 0 <= found.frame - first < len(chunk)}
         data = {frame: chunk.data[row, : chunk.length[row]].tobytes() for frame, row in rows.items()}
-        self._report(scores.detections, chunk.channels[chunk.channel[0]], data)
+        channels = {frame: chunk.channels[chunk.channel[row]] for frame, row in rows.items()}
+        self._report(scores.detections, chunk.channels[chunk.channel[0]], data, channels)
         if evaluation is not None and chunk.labelled:
             evaluation.add(chunk, scores)
         self._count()

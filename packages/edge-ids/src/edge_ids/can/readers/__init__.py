@@ -134,6 +134,8 @@ class TraceReader:
         rest = b""
         skipping = False
         with self._open() as file:
+            if (mark := file.read(3)) != b"\xef\xbb\xbf":
+                rest = mark
             while block := file.read(CHUNK_BYTES):
                 cut = block.rfind(b"\n") + 1
                 if skipping:
@@ -199,7 +201,7 @@ class TraceReader:
                 if len(raw) > LONGEST_LINE:
                     self.malformed["line_too_long"] += 1
                     continue
-                line = raw.decode("utf-8-sig" if header else "utf-8", "replace").rstrip("\r")
+                line = raw.decode("utf-8", "replace").rstrip("\r")
                 if header and line.strip():
                     header = False
                     continue

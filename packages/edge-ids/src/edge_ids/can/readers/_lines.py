@@ -46,7 +46,7 @@ def parse_time(text: str, factor: float = 1e6) -> int:
         value = float(text) * factor
     except ValueError:
         raise BadLine("time") from None
-    if not math.isfinite(value) or not 0 <= value < 1e18:
+    if "_" in text or not math.isfinite(value) or not 0 <= value < 1e18:
         raise BadLine("time")
     return round(value)
 
@@ -68,14 +68,10 @@ _HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
 def parse_bytes(parts: list[str]) -> bytes:
-    """Two-digit hexadecimal bytes."""
-    try:
-        data = bytes([int(part, 16) for part in parts])
-    except ValueError:
-        raise BadLine("not_hex") from None
-    if any(len(part) > 2 for part in parts):
+    """Hexadecimal bytes of one or two digits."""
+    if any(len(part) > 2 or not _HEX.fullmatch(part) for part in parts):  # int() would take +f and digits of other scripts
         raise BadLine("not_hex")
-    return data
+    return bytes([int(part, 16) for part in parts])
 
 
 def parse_hex(text: str) -> bytes:
@@ -191,6 +187,8 @@ def car_hacking(line: str) -> Row | None:
         rest.pop()
     if rest and (rest[-1].upper() in ("R", "T") or len(rest) == _number(parts[2]) + 1):
         label = parse_label(rest.pop())
+        if label is not None and len(label) == 1:
+            raise BadLine("label")  # a flag that is neither R nor T
     data = parse_bytes(rest)
     return Row(time_us, ident, flags, data, check_length(parts[2], data), label)
 
