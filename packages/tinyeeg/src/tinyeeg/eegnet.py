@@ -1,7 +1,7 @@
 """EEGNet (Lawhern et al., J. Neural Eng. 15:056013, 2018) on raw windows, as a scikit-learn classifier; needs the extra `torch`.
 
-The network is written here in a page rather than taken from braindecode, which brings eighteen further packages and seconds of
-import. For the same weights it gives the numbers of braindecode's `EEGNet` (tests).
+The network is written here in a page rather than taken from braindecode, which brings many further packages. For the same weights it
+gives the numbers of braindecode's `EEGNet` (tests).
 
 Dimensions: N windows, C channels, L samples, K classes, F1 temporal filters, D spatial filters of each.
 """
