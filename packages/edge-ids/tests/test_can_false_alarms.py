@@ -11,7 +11,7 @@ from edge_ids.can.detector import StreamingDetector
 from edge_ids.can.frames import Frames, concat, make_frames
 from edge_ids.can.generate import Message, Signal, default_vehicle, generate, like
 from edge_ids.can.inject import Attack, inject
-from edge_ids.can.profile import REST_HOURS, Profile, _fit_stuck, _rest_limit, fit, key_name, train
+from edge_ids.can.profile import REST_HOURS, Profile, _fit_stuck, _rest_limit, _tick, fit, key_name, train
 from edge_ids.can.relations import _matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -252,6 +252,30 @@ def test_forged_frames_in_an_even_rhythm_are_no_mode_while_the_legitimate_ones_g
     begin = later.time_us[0] + 5 * period
     forged = np.arange(begin + int(phase * period), begin + 30 * period, period // share)
     assert "0x100 timing" in alerts(profile, with_forged(later, forged))
+
+
+def test_a_payload_rests_too_long_only_while_its_frames_come_at_their_period() -> None:
+    """A counter that never stood still: the slow frames of another state of its ECU may repeat it, a masquerade at the period may not."""
+    n = 4000
+    data = np.zeros((n, 8), np.uint8)
+    data[:, 0] = np.arange(n) % 256
+    data[:, 1] = np.random.default_rng(0).integers(0, 256, n)
+    profile = fit(one_id(np.arange(n) * 100_000, data), ("can0",))
+    assert profile.model.frozen_K[0] == engine.NEVER_RESTS
+    held = np.tile(data[-1], (30, 1))
+    assert not [name for name in alerts(profile, one_id(np.arange(30) * 1_200_000, held)) if name.endswith("frozen")]
+    assert "0x100 frozen" in alerts(profile, one_id(np.arange(30) * 100_000, held))
+    seldom = np.cumsum(np.random.default_rng(1).integers(10_000, 900_000, n))  # no period: nothing is said of how long it may rest
+    assert fit(one_id(seldom, data), ("can0",)).model.frozen_K[0] == 0
+
+
+def test_a_coarse_clock_makes_no_interval_shorter_than_its_tick() -> None:
+    frames = generate(20, seed=1)[0]
+    coarse = replace(frames, time_us=frames.time_us // 10_000 * 10_000)
+    assert _tick(frames.time_us) == 0
+    assert _tick(coarse.time_us) == 10_000
+    fine, rough = (fit(part, ("can0",)).model.timing_evidence_KB[:, 0].max() for part in (frames, coarse))
+    assert rough < fine
 
 
 def test_forged_frames_are_found_where_the_logger_loses_frames() -> None:

@@ -82,7 +82,7 @@ class Model(NamedTuple):
             128 where a counter is.
         counter_KC3: right shift, bits, step of up to four counters; bits 0 ends the list.
         counter_evidence_KC: evidence of a break.
-        frozen_K: a payload repeated this often is frozen; 0 for an ID whose payload may rest, `NEVER_RESTS` for one that
+        frozen_K: a payload repeated this often is frozen; 0 for an ID without a period or whose payload may rest, `NEVER_RESTS` for one that
             was never seen twice in a row.
         stuck_KB: a byte that stays the same through so many changes of the payload is stuck; 0 where that is normal.
         checksum_K4: kind (0 none; 1 XOR and 2 sum of all bytes, 3 sum of the others, 4 sum of nibbles modulo 16, from 5 on
@@ -154,9 +154,9 @@ class State(NamedTuple):
         backlog_K: how much earlier than the pace the frames come, us (see `backlog_after`).
         anchor_K: time of the last frame on the grid of the period, us; extras_K: frames since; shortest_K, longest_K: their
             intervals, us; moved_K: whether one of them changed the payload; given_K: evidence of their intervals.
-        payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated.
+        payload_K, has_payload_K, run_K: previous payload, whether there is one, how often it was repeated, a period apart.
         novel_K, novel_time_K: unseen bits already counted, and when one was last seen.
-        stuck_KB: for each byte, changes of the payload that it did not take part in.
+        stuck_KB: for each byte, changes of the payload, a period apart, that it did not take part in.
         count_K: frames of the ID; lag_K: distance, in frames, of the last repeated pair of payloads; matches_K: how many pairs
             in a row repeated at that distance.
         memory_RT: hashes of pairs of payloads (high half) and when they came (low half), direct mapped.
@@ -715,7 +715,7 @@ def step(
                 for b in range(8):
                     difference = ((payload >> (8 * b)) & 0xFF) - ((s.payload_K[k] >> (8 * b)) & 0xFF)
                     if difference == 0:
-                        s.stuck_KB[k, b] += 1
+                        s.stuck_KB[k, b] = s.stuck_KB[k, b] + 1 if in_time else 0
                         if mature and m.stuck_KB[k, b] > 0 and s.stuck_KB[k, b] >= m.stuck_KB[k, b]:
                             e_frozen = max(e_frozen, 2 * ONE_BIT if s.stuck_KB[k, b] > m.stuck_KB[k, b] else 32 * ONE_BIT)
                         continue
@@ -737,7 +737,8 @@ def step(
                     e_counter = 0  # one that goes on: the other may be a checksum that only looked like a counter
                     break
                 e_counter = max(e_counter, m.counter_evidence_KC[k, c])
-            s.run_K[k] = s.run_K[k] + 1 if changed == 0 else 0
+            # How many frames a payload rests says something only while they come at their period, as those of a masquerade do.
+            s.run_K[k] = s.run_K[k] + 1 if changed == 0 and in_time else 0
             if m.frozen_K[k] > 0 and s.run_K[k] >= m.frozen_K[k]:
                 e_frozen = max(e_frozen, 2 * ONE_BIT if s.run_K[k] > m.frozen_K[k] else 32 * ONE_BIT)
             if changed & m.signal_mask_K[k] and m.repeat_K[k] >= 0:

@@ -229,6 +229,7 @@ def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -
     K = len(unique)
     seconds = float(time_us[-1] - time_us[0]) / 1e6
     mature = seconds >= MATURE_SECONDS if mature is None else mature
+    tick = _tick(time_us)
     order: Array = np.argsort(key, kind="stable")
     bounds = np.searchsorted(key[order], unique, side="left")
     ends = np.searchsorted(key[order], unique, side="right")
@@ -262,7 +263,7 @@ def fit(frames: Frames, channels: tuple[str, ...], mature: bool | None = None) -
         if same.sum() >= 2:
             _fit_jumps(tables, k, payload[rows], same, frames.data[rows, :8])
             judged = same & (np.diff(frames.time_us[rows]) == np.diff(time_us[rows]))  # the logger did not stall in between
-            _fit_timing(tables, k, time_us[rows], payload[rows] & tables["signal_mask_K"][k], judged, mature)
+            _fit_timing(tables, k, time_us[rows], payload[rows] & tables["signal_mask_K"][k], judged, mature, tick)
     fit_repeat(tables, payload, rows_K)
     tables["cross_KCX"], tables["cross_evidence_KC"] = fit_cross(time_us, payload, frames.length, rows_K, tables["median_K"])
 
@@ -311,13 +312,20 @@ def _clock(frames: Frames) -> Any:
     return np.r_[0, np.cumsum(np.where(cut | (steps > stall), 0, steps))]
 
 
+def _tick(time_us: Array) -> int:
+    """The step of a clock too coarse for the bus, us: two frames cannot end at once, so many at one time share a tick; else 0."""
+    steps = np.diff(time_us)
+    steps, several = steps[steps > 0], (steps == 0).mean() if len(steps) else 0.0
+    return int(np.quantile(steps, 0.1)) if len(steps) and several > 0.1 else 0
+
+
 def bin_start(b: int) -> int:
     """The shortest interval, us, of a bin of `engine.interval_bin`."""
     octave = max((b - 8) // 8, 0)
     return (b - 8 * octave) << octave
 
 
-def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Array, judged: Array, mature: bool) -> None:
+def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Array, judged: Array, mature: bool, tick: int) -> None:
     """Period, or shortest distance, of one ID, and the evidence of shorter intervals.
 
     Args:
@@ -325,6 +333,7 @@ def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Arra
         time_N, signals_N: time, us, and signals of the payload of its frames.
         judged: whether the interval before a frame (all but the first) is known.
         mature: see `fit`.
+        tick: of the clock, us: no interval is known to be shorter.
     """
     intervals = np.diff(time_N)[judged]
     n = len(intervals)
@@ -335,6 +344,8 @@ def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Arra
     # An ID without a period still leaves some time between its frames, if only that of the cycle that its sender works in.
     near = intervals[(3 * intervals > 2 * median) & (2 * intervals < 3 * median)]
     periodic = len(near) >= PERIODIC_SHARE * n
+    if not periodic:  # how many frames a payload rests depends on how often they come
+        tables["frozen_K"][k], tables["stuck_KB"][k] = 0, 0
     pace = tables["pace_K"][k] = median if periodic else int(np.quantile(intervals, 0.01))
     after_long = intervals[1:][2 * intervals[:-1] > 3 * pace]
     held_up = (3 * after_long < 2 * pace).mean() >= HELD_UP_SHARE if len(after_long) >= 3 else True
@@ -367,7 +378,7 @@ def _fit_timing(tables: dict[str, Array], k: int, time_N: Array, signals_N: Arra
         seen = below[min(b + 1, BINS)]
         if 1000 * seen > n or bin_start(b) >= shortest:
             continue
-        bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(pace, 1) / max(bin_start(b), 1)), 10)
+        bits = np.log2((n + 2) / (extra + 1)) + min(np.log2(max(pace, 1) / max(bin_start(b), tick, 1)), 10)
         tables["timing_evidence_KB"][k, b] = int(min(bits, 22) * ONE_BIT) if bits >= 4 else 0
     if known and tables["grid_K"][k]:
         tables["grid_evidence_K"][k] = _bits(n, hits, cap=12 if mature else 10)

@@ -369,7 +369,7 @@ static void repetition(edge_ids_state *s, int k, uint64_t payload, int64_t *evid
     *slot = h << 32 | now;
 }
 
-static void movement(edge_ids_state *s, int k, uint64_t payload, int since, int64_t mature, int64_t *evidence) {
+static void movement(edge_ids_state *s, int k, uint64_t payload, int since, int in_time, int64_t mature, int64_t *evidence) {
     const uint64_t changed = payload ^ s->payload[k];
     const uint64_t signals = changed & model_signal_mask[k];
     if (since) evidence[JUMP] = model_jump_evidence[k][popcount(signals ^ (signals >> 1))]; /* Gray code */
@@ -378,7 +378,7 @@ static void movement(edge_ids_state *s, int k, uint64_t payload, int since, int6
             int difference = byte_of(payload, 8 * b) - byte_of(s->payload[k], 8 * b);
             const int64_t step = model_step[k][b], limit = model_stuck[k][b];
             if (difference == 0) {
-                s->stuck[k][b]++;
+                s->stuck[k][b] = in_time ? s->stuck[k][b] + 1 : 0;
                 if (mature && limit > 0 && s->stuck[k][b] >= limit)
                     evidence[FROZEN] = max64(evidence[FROZEN], s->stuck[k][b] > limit ? 2 * ONE_BIT : 32 * ONE_BIT);
                 continue;
@@ -405,7 +405,7 @@ static void movement(edge_ids_state *s, int k, uint64_t payload, int since, int6
         }
         evidence[COUNTER] = max64(evidence[COUNTER], model_counter_evidence[k][c]);
     }
-    s->run[k] = changed == 0 ? s->run[k] + 1 : 0;
+    s->run[k] = changed == 0 && in_time ? s->run[k] + 1 : 0;
     if (model_frozen[k] > 0 && s->run[k] >= model_frozen[k])
         evidence[FROZEN] = max64(evidence[FROZEN], s->run[k] > model_frozen[k] ? 2 * ONE_BIT : 32 * ONE_BIT);
     if ((changed & model_signal_mask[k]) != 0 && model_repeat[k] >= 0) repetition(s, k, payload, evidence);
@@ -462,7 +462,7 @@ int edge_ids_step(edge_ids_state *s, int64_t time, int64_t key, int error, int l
     if (((model_lengths[k] >> min64(length, 62)) & 1) == 0) evidence[FORMAT] = model_length_evidence[k];
     if ((key & 0x40000000) == 0) {
         novelty(s, k, time, length, payload, mature, evidence, &drift_bits);
-        if (s->has_payload[k]) movement(s, k, payload, since, mature, evidence);
+        if (s->has_payload[k]) movement(s, k, payload, since, in_time, mature, evidence);
         relations(s, k, time, length, payload, evidence);
         s->count[k]++;
         s->payload[k] = payload;
