@@ -209,7 +209,8 @@ def test_a_model_of_other_flows_does_not_listen(tmp_path, capsys):
         == 0
     )
     capsys.readouterr()
-    arguments = ["flow", "run", "--model", str(tmp_path / "m"), "--netflow", "0", "--seconds", "1", "--out", str(tmp_path / "r")]
-    assert run(app, arguments) == 2
-    assert "trained on flows by synthetic-1" in capsys.readouterr().err
+    for source in (["--netflow", "0"], ["--interface", "lo"]):
+        arguments = ["flow", "run", "--model", str(tmp_path / "m"), *source, "--seconds", "1", "--out", str(tmp_path / "r")]
+        assert run(app, arguments) == 2
+        assert f"{source[0]}: the model was trained on flows by synthetic-1" in capsys.readouterr().err
     assert not list(tmp_path.glob("r*"))

@@ -100,6 +100,7 @@ def test_run_streams_eve_lines_and_a_summary(trained, data, capsys):
     assert summary["event_type"] == "summary"
     assert summary["metrics"]["flows"] == summary["metrics"]["scored"] == 1240
     assert summary["metrics"]["alerts"] == len(alerts) > 0
+    assert summary["artifacts"] == {} and summary["cost"]["peak_rss_bytes"] > 0, "nothing was written"
     first = alerts[0]
     assert {"timestamp", "event_type", "flow_id", "src_ip", "src_port", "dest_ip", "dest_port", "proto", "alert"} == set(first)
     assert first["alert"]["metadata"]["score"] > first["alert"]["metadata"]["threshold"] == summary["metrics"]["threshold"]
@@ -110,7 +111,11 @@ def test_a_killed_run_resumes_to_the_same_alerts(trained, data, tmp_path, capsys
     from edge_ids.flow.monitor import FlowMonitor
 
     arguments = ["--model", trained, "--batch", 100]
-    assert call(capsys, "run", *arguments, "--csv", data, "--out", tmp_path / "whole")[0] == 0
+    code, out, _ = call(capsys, "run", *arguments, "--csv", data, "--out", tmp_path / "whole", "--json")
+    assert code == 0
+    summary = json.loads(out.splitlines()[-1])
+    stored = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert summary["artifacts"] == stored["artifacts"] == {"alerts": "alerts.jsonl"}
     feed = FlowMonitor.feed
     seen = []
 

@@ -266,14 +266,15 @@ def run(
             counted |= asdict(live.counts) | {"flows": monitor.summary.flows}
     cost = {"peak_rss_bytes": _peak_rss()}
     metrics_of_run = asdict(monitor.summary) | {"threshold": monitor.threshold} | counted
+    artifacts = {} if folder is None else {"alerts": "alerts.jsonl"}
     if folder is not None and state_path is not None:
         state_path.unlink(missing_ok=True)
-        outcome = Result(command="edge-ids flow run", metrics=metrics_of_run, cost=cost, artifacts={"alerts": "alerts.jsonl"},
+        outcome = Result(command="edge-ids flow run", metrics=metrics_of_run, cost=cost, artifacts=artifacts,
                          data=DataInfo(name=source), settings=settings | {"model": str(model), "kind": detector.kind})  # fmt: skip
         write_result(folder.path, outcome)
         folder.commit()
     if json:
-        emit_line({"event_type": "summary", "metrics": metrics_of_run, "cost": cost, "model": detector.kind, "source": source})
+        emit_line({"event_type": "summary", "metrics": metrics_of_run, "cost": cost, "artifacts": artifacts, "model": detector.kind, "source": source})
         return
     rows = [[name.replace("_", " "), value] for name, value in metrics_of_run.items()]
     emit(metrics_of_run, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
@@ -294,8 +295,11 @@ def _listen(kind: str, where: str, extractor: str) -> LiveFlows | NfstreamFlows 
         return Collector(where, extractor)
     if extractor == nfstream_meter.EXTRACTOR:
         return nfstream_meter.NfstreamFlows(where)
+    from edge_ids.flow import meter
     from edge_ids.flow.live import LiveFlows
 
+    if extractor != meter.EXTRACTOR:
+        raise InputError(f"--interface: the model was trained on flows by {extractor}; record packets with tcpdump or dumpcap and train on them")
     return LiveFlows(where)
 
 
