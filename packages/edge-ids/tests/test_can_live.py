@@ -310,7 +310,9 @@ def test_a_can_interface_that_is_not_there_says_what_to_do(monkeypatch: pytest.M
         (["generate", "--out", "{t}/g", "--seconds", "5", "--attack", "fuzzing:9:10"], "not inside the trace"),
         (["convert", "{f}/benign.log", "--to", "{t}/x.docx"], "cannot write that format"),
         (["compare", "--data", "{f}/benign.log"], "label for every frame"),
-        (["compare", "--data", "{f}/attacked.csv", "--models", "magic"], "'magic' is unknown"),
+        (["compare", "--data", "{f}/attacked.csv", "--models", "random-forest,magic"], "'magic' is unknown"),
+        (["compare", "--data", "{f}/attacked.csv", "--models", ","], "no model is given"),
+        (["compare", "--data", "{f}/attacked.csv", "--models", "streaming", "--protocol", "paper"], "no protocol paper"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

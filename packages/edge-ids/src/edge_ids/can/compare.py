@@ -130,8 +130,7 @@ def run(
     """
     if not frames.labelled:
         raise InputError("comparing models needs a label for every frame (--metadata, or a labelled format)")
-    if name != "streaming" and name not in NAMES:
-        raise InputError(f"model {name!r} is unknown; use one of streaming, {', '.join(NAMES)}")
+    _known(name)
     train_mask, test_mask, _ = split(frames, protocol, seed)
     if name == "streaming":
         return _streaming(frames, protocol, train_mask, test_mask)
@@ -224,8 +223,23 @@ def _streaming(frames: Frames, protocol: Protocol, train_mask: Array, test_mask:
     return Result("streaming", protocol, evaluation.result(), int(train_mask.sum()), len(tested), train_seconds, rate, 1)
 
 
+def _known(name: str) -> None:
+    if name != "streaming" and name not in NAMES:
+        raise InputError(f"model {name!r} is unknown; use one of streaming, {', '.join(NAMES)}")
+
+
 def compare(frames: Frames, models: list[str], protocols: list[Protocol], **settings: Any) -> list[dict[str, Any]]:
-    """`run` for every model and protocol, as plain values; the streaming detector under ``time`` only."""
+    """`run` for every model and protocol, as plain values; the streaming detector under ``time`` only.
+
+    Raises:
+        InputError: before anything is trained, for a name that is unknown or nothing to do; later as `run` does.
+    """
+    for name in models:
+        _known(name)
+    if not models or (set(models) == {"streaming"} and "time" not in protocols):
+        raise InputError(
+            "no model is given" if not models else "the streaming detector reads traffic in order: it has no protocol paper, use time"
+        )
     results = []
     for name in models:
         for protocol in protocols:
