@@ -274,7 +274,16 @@ def run(
         write_result(folder.path, outcome)
         folder.commit()
     if json:
-        emit_line({"event_type": "summary", "metrics": metrics_of_run, "cost": cost, "artifacts": artifacts, "model": detector.kind, "source": source})
+        emit_line(
+            {
+                "event_type": "summary",
+                "metrics": metrics_of_run,
+                "cost": cost,
+                "artifacts": artifacts,
+                "model": detector.kind,
+                "source": source,
+            }
+        )
         return
     rows = [[name.replace("_", " "), value] for name, value in metrics_of_run.items()]
     emit(metrics_of_run, False, lambda console: console.print(table(f"{detector.kind} on {source}", ["what", "value"], rows)))
@@ -299,7 +308,9 @@ def _listen(kind: str, where: str, extractor: str) -> LiveFlows | NfstreamFlows 
     from edge_ids.flow.live import LiveFlows
 
     if extractor != meter.EXTRACTOR:
-        raise InputError(f"--interface: the model was trained on flows by {extractor}; record packets with tcpdump or dumpcap and train on them")
+        raise InputError(
+            f"--interface: the model was trained on flows by {extractor}; record packets with tcpdump or dumpcap and train on them"
+        )
     return LiveFlows(where)
 
 
