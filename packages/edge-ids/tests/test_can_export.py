@@ -85,6 +85,8 @@ def test_c_raises_the_alerts_of_python(trained: tuple[Profile, Frames], tmp_path
         mixed ^= mask + number + 1
     assert summary.split()[1:4] == [str(len(frames)), str(ratio.sum()), str(mixed)]
     assert int(summary.split()[4]) == document["cost"]["state_bytes"]
+    other = subprocess.run([tmp_path / "c" / "detector"], input="(1.0) can0 123#00\n", capture_output=True, text=True, check=False)
+    assert (other.returncode, other.stdout, other.stderr[:8]) == (2, "", "frame 1:")
 
 
 @compiler

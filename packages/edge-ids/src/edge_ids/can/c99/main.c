@@ -1,4 +1,4 @@
-/* Reads frames from stdin, one a line: time (us), key, error, length, payload (16 hexadecimal digits); prints alerts, then a summary. */
+/* Reads frames from stdin, one a line: time (us), key, error, length, payload (16 hexadecimal digits); prints alerts, then a summary; exit 2 at a line that is none. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -11,9 +11,9 @@ int main(void) {
     edge_ids_verdict verdict;
     int64_t time, key, ratios = 0, raised = 0;
     uint64_t payload;
-    int error, length;
+    int error, length, fields;
     edge_ids_init(&state);
-    while (scanf("%" SCNd64 " %" SCNd64 " %d %d %" SCNx64, &time, &key, &error, &length, &payload) == 5) {
+    while ((fields = scanf("%" SCNd64 " %" SCNd64 " %d %d %" SCNx64, &time, &key, &error, &length, &payload)) == 5) {
         const int n = edge_ids_step(&state, time, key, error, length, payload, alerts, &verdict);
         for (int i = 0; i < n; i++) {
             const edge_ids_alert *a = &alerts[i];
@@ -22,6 +22,10 @@ int main(void) {
         }
         ratios += verdict.ratio;
         raised ^= verdict.raised + state.frames;
+    }
+    if (fields != EOF) {
+        fprintf(stderr, "frame %" PRId64 ": write time (us), key, error, length, payload (16 hexadecimal digits)\n", state.frames + 1);
+        return 2;
     }
     printf("summary %" PRId64 " %" PRId64 " %" PRId64 " %zu\n", state.frames, ratios, raised, sizeof state);
     return 0;
