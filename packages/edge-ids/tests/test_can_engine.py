@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +220,12 @@ def test_profile_round_trip_and_damage(profile: Profile, tmp_path: Path) -> None
     (tmp_path / "profile.npz").write_bytes(bytes(raw))
     with pytest.raises(InputError, match="damaged"):
         Profile.load(tmp_path)
+    for raw in (b"", b"PK", b"\x93NUMPY"):  # numpy has another exception for each
+        (tmp_path / "profile.npz").write_bytes(raw)
+        meta = json.loads((tmp_path / "profile.json").read_text())
+        (tmp_path / "profile.json").write_text(json.dumps(meta | {"sha256": hashlib.sha256(raw).hexdigest()}))
+        with pytest.raises(InputError, match="holds no profile"):
+            Profile.load(tmp_path)
     with pytest.raises(InputError, match=r"no profile\.json"):
         Profile.load(tmp_path / "none")
     (tmp_path / "profile.json").write_text("[]")

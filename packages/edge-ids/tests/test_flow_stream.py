@@ -9,6 +9,7 @@ from edge_ids.flow.horizon import EdgeHorizon
 from edge_ids.flow.monitor import FlowMonitor
 from edge_ids.flow.stream import StreamScorer, stream_scores
 from edge_ids.flow.synthetic import hard_cases
+from edge_shared.errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,21 @@ def test_alerts_do_not_depend_on_pieces_nor_on_a_kill(detector, tmp_path):
     for alerts, figures in ((pieces, again), (killed, resumed)):
         assert [strip(alert) for alert in alerts] == [strip(alert) for alert in whole]
         assert (figures.flagged, figures.alerts, figures.windows) == (summary.flagged, summary.alerts, summary.windows)
+
+
+def test_a_damaged_state_is_one_line(detector, tmp_path):
+    model, table = detector
+    monitor = FlowMonitor(model)
+    list(monitor.feed(table.rows(slice(0, 100))))
+    path = tmp_path / "state.npz"
+    monitor.save(path, 0)
+    whole = path.read_bytes()
+    for content in (b"", b"PK", whole[:200], whole[: len(whole) // 2], whole[:-30], b"\x93NUMPY" + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            FlowMonitor(model).restore(path)
+    with pytest.raises(InputError, match="cannot read"):
+        FlowMonitor(model).restore(tmp_path / "none.npz")
 
 
 def strip(alert):

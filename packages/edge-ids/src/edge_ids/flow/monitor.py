@@ -180,20 +180,26 @@ class FlowMonitor:
             np.savez(file, notes=np.array(json.dumps(notes)), **self._scorer.state())
 
     def restore(self, path: Path) -> int:
-        """Go on from a saved state; returns its `alert_bytes`."""
+        """Go on from a saved state; returns its `alert_bytes`.
+
+        Raises:
+            InputError: if it is absent, damaged, or of another kind of model.
+        """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 state = {name: data[name] for name in data.files}
             notes = json.loads(str(state.pop("notes")))
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is no saved stream state: {error}") from error
-        self.summary = Summary(**notes["summary"])
-        self.threshold = notes["threshold"]
-        self._drift.restore(notes["drift"])
-        self._frozen = notes["frozen"]
-        self._quiet = OrderedDict((key, until) for key, until in notes["quiet"])
-        self._scorer.restore(state)
-        return int(notes["alert_bytes"])
+            self.summary = Summary(**notes["summary"])
+            self.threshold = notes["threshold"]
+            self._drift.restore(notes["drift"])
+            self._frozen = notes["frozen"]
+            self._quiet = OrderedDict((key, until) for key, until in notes["quiet"])
+            self._scorer.restore(state)
+            return int(notes["alert_bytes"])
+        except OSError as error:
+            raise InputError(f"cannot read state {path}: {error.strerror or error}") from error
+        except Exception as error:  # zip, json and numpy each have their own
+            raise InputError(f"{path} is no state of edge-ids flow run with this model, or it is damaged") from error
 
 
 def declare(metrics: Metrics) -> None:
