@@ -172,7 +172,7 @@ class StreamingDetector:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                meta = json.loads(arrays["meta"].tobytes())
+                meta = dict(json.loads(arrays["meta"].tobytes()))
                 state = State(**{name: np.ascontiguousarray(arrays[name]) for name in State._fields})
         except OSError as error:
             raise InputError(f"cannot read state {path}: {error.strerror or error}") from error
@@ -184,7 +184,7 @@ class StreamingDetector:
             if mine.shape != other.shape or other.dtype != np.int64:
                 raise InputError(f"{path} does not fit the model (damaged)")
         self.state = state
-        return meta["extra"]
+        return dict(meta.get("extra", {}))
 
     def reload(self, profile: Profile) -> None:
         """Change the model while running; what is known of the present (last frames, open alarms) is kept per ID."""
