@@ -1,6 +1,6 @@
 """Training, inference and ingest speed and peak memory, on rows replicated from NF-BoT-IoT-v2 with noise (SYNTHETIC; for timing only).
 
-Run: python benchmarks/edge-ids/flow_speed.py [models|ingest|whole-training|stream-memory|against-official ...]
+Run: python benchmarks/edge-ids/flow_speed.py [models|arithmetic|ingest|whole-training|stream-memory|against-official ...]
 The official GraphIDS (PyG branch, UNSW-v2 settings, batch 32,768, 2 threads, 100,000 flows, this kind of machine): 17,500 flows/s training loop only,
 29,000 to 42,000 flows/s inference with sampling, 3.0 GB peak. Other programs ran on this machine at the same time, so CPU seconds stand beside wall seconds.
 """
@@ -74,8 +74,8 @@ def models(flows: int, threads: int) -> dict:
         def once(precision: str, model=model, one=one) -> None:
             neural.train(model, x, table.src, table.dst, one, seed=0, validate=lambda: None, precision=precision)
 
-        exact = timed(lambda: once("float32"), flows) if kind == "graphids" else None
         train = timed(lambda: once("auto"), flows)
+        exact = None if kind != "graphids" else train if kernels.resolve("auto") == "float32" else timed(lambda: once("float32"), flows)
         score = timed(lambda: neural.score(model, x, in_means(x, table.dst, hosts), table.src, table.dst, config.window), flows)  # noqa: B023
         # Every pair of hosts differs: the pairs-once shortcut gains nothing.
         worst_src, worst_dst = np.arange(flows), flows + np.arange(flows)
@@ -97,6 +97,65 @@ def models(flows: int, threads: int) -> dict:
             flush=True,
         )
     return {"threads": threads, "rows": rows, "peak_rss_bytes": _peak_rss()}
+
+
+def arithmetic(flows: int) -> dict:
+    """What an epoch of GraphIDS consists of on one thread in float32 (UNSW-v2 settings), against the products that any float32 program has to compute.
+
+    The ceiling is the speed of a program that did nothing but those products, as fast as the processor multiplies two large square matrices.
+    """
+    from dataclasses import replace
+
+    import torch
+    from edge_ids.flow import neural
+    from edge_ids.flow.presets import PAPER
+    from edge_ids.flow.scaling import Scaler
+    from edge_ids.flow.synthetic import replicate
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.profiler import profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(1)
+    config = replace(PAPER["unsw-v2"], epochs=1)
+    model = neural.build("graphids", 41, config, 0)
+    z = torch.randn(1, config.window, config.embedding, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as needed:
+        model.errors(z, None, torch.zeros(config.window, config.window)).sum().backward()
+    per_flow = needed.get_total_flops() / config.window
+    size = 2048
+    left, right = torch.randn(2, size, size)
+    best = min(timed(lambda: left @ right, 1)["cpu_seconds"] for _ in range(8))
+    table = replicate(read_all(FitConfig(str(FILE))), flows)
+    x = Scaler.fit(table.features, "minmax").transform(table.features)
+
+    def epoch() -> None:
+        neural.train(model, x, table.src, table.dst, config, seed=0, validate=lambda: None, precision="float32")
+
+    epoch()
+    plain = timed(epoch, flows)
+    with profile() as seen:
+        epoch()
+    spent = {event.key: event.self_cpu_time_total / 1e6 for event in seen.key_averages()}
+    # The profiler's clock also runs while other programs do, so it tells shares; seconds are of CPU time, without it.
+    share = sum(spent[name] for name in ("aten::mm", "aten::bmm", "aten::addmm")) / sum(spent.values())
+    rate = 2 * size**3 / best
+    return {
+        "cpu": cpu(),
+        "training": plain,
+        "flop_per_flow": per_flow,
+        "square_product_flop_per_second": rate,
+        "products_share": share,
+        "products_flop_per_second": per_flow * flows / (share * plain["cpu_seconds"]),
+        "ceiling_flows_per_cpu_second": rate / per_flow,
+    }
+
+
+def cpu() -> str:
+    """Vector instructions that torch uses, as far as they matter here."""
+    import torch
+    from edge_ids.flow import kernels
+
+    return torch.backends.cpu.get_cpu_capability() + " with bfloat16" * (kernels.resolve("auto") == "bfloat16")
 
 
 def ingest(flows: int) -> dict:
@@ -200,33 +259,42 @@ def whole_training(flows: int, benign: int) -> list[dict]:
 
 def against_official(folder: str, earlier: list[dict]) -> Iterator[list[dict]]:
     """Ours and the official code in turns, one process each, with the same malloc settings: as they are, and large blocks kept for use again."""
+    from edge_ids.flow import kernels
+
     rows = earlier
     kept = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-    for threads in (1, 2):
+    for threads in range(1, min(2, len(os.sched_getaffinity(0))) + 1):
         for name, malloc in (("kept", kept), ("default", {})):
-            for which in (folder, "bfloat16", "float32"):
+            for which in dict.fromkeys((folder, kernels.resolve("auto"), "float32")):
                 environ = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"} | malloc
                 command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("flow_official.py")), which, str(threads)]
                 lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout.splitlines()
-                rows.append(json.loads(lines[-1]) | {"malloc": name, "load_average": os.getloadavg()})
+                rows.append(json.loads(lines[-1]) | {"malloc": name, "cpu": cpu(), "load_average": os.getloadavg()})
                 print(rows[-1], file=sys.stderr, flush=True)
                 yield rows
 
 
 def ratios(rows: list[dict]) -> list[dict]:
-    """Ours over the official code's median, by threads and malloc setting, per second of wall time and of CPU time."""
+    """Median of each by processor, threads and malloc setting, per second of wall time and of CPU time; ratios of ours (as ``auto`` takes it) to the official."""
     found = []
-    for threads, malloc in sorted({(row["threads"], row["malloc"]) for row in rows}):
-        cell = {"threads": threads, "malloc": malloc}
+    for key in sorted({_cell(row) for row in rows}):
+        cell = {"name": ", ".join(map(str, key))} | dict(zip(("cpu", "threads", "malloc"), key, strict=True))
+        ours = "bfloat16" if "bfloat16" in cell["cpu"] else "float32"
         for what in ("training", "inference"):
             for unit in ("flows_per_second", "flows_per_cpu_second"):
-                speed = {
-                    which: float(np.median([row[what][unit] for row in rows if (row["threads"], row["malloc"], row["which"]) == (threads, malloc, which)] or [np.nan]))
+                seen = {
+                    which: [row[what][unit] for row in rows if (*_cell(row), row["which"]) == (*key, which)]
                     for which in ("official", "bfloat16", "float32")
-                }  # fmt: skip
-                cell[f"{what}_{unit}"] = speed | {"ratio": speed["bfloat16"] / speed["official"]}
+                }
+                speed = {which: float(np.median(values)) for which, values in seen.items() if values}
+                cell[f"{what}_{unit}"] = speed | ({"ratio": speed[ours] / speed["official"]} if {ours, "official"} <= set(speed) else {})
         found.append(cell)
     return found
+
+
+def _cell(row: dict) -> tuple[str, int, str]:
+    # The first runs, which name no processor, are from one with bfloat16.
+    return row.get("cpu", "AVX512 with bfloat16"), row["threads"], row["malloc"]
 
 
 def one_process(flows: int, threads: int) -> dict:
@@ -247,6 +315,7 @@ def main() -> None:
         return
     parts = {
         "models": lambda: [one_process(arguments.flows, threads) for threads in (1, 2)],
+        "arithmetic": lambda: arithmetic(65_536),
         "ingest": lambda: ingest(500_000),
         "whole-training": lambda: whole_training(278_781, 1_285),
         "stream-memory": lambda: memory((2, 10, 40), document.get("stream_memory", [])),
