@@ -50,8 +50,11 @@ def main() -> None:
         wall = dict(zip(("ratio", "low", "high"), median_interval(times["counting"] / times["plain"]), strict=True))
         cpu = dict(zip(("ratio", "low", "high"), median_interval(ratios), strict=True))
         rows.append(
-            {"model": name, "shape": list(x.shape), "wall": wall, "plain_ms": float(np.median(times["plain"])), "processor_time": cpu}
-        )
+            {
+                "model": name, "shape": list(x.shape), "wall": wall, "processor_time": cpu,
+                **{f"{kind}_ms": float(np.median(times[kind])) for kind in ("plain", "counting")},
+            }
+        )  # fmt: skip
         print(name, wall, cpu, flush=True)
     write("entropy-cost", "python benchmarks/depthprune/entropy_cost.py", rows, threads=1)
 

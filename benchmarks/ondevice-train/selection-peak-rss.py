@@ -7,6 +7,7 @@ import argparse
 import sys
 
 import torch
+from _subjects import RESULTS
 from edge_shared import architectures
 from edge_shared.files import write_json
 from edge_shared.memory import measure
@@ -18,7 +19,7 @@ parser.add_argument("--child", choices=["import", "inference", "dense", "selecte
 parser.add_argument("--model", default="mobilenet_v2")
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--units", type=int, default=192312)
-parser.add_argument("--out", default="benchmarks/results/ondevice-train-selection-peak-rss.json")
+parser.add_argument("--out", default=RESULTS / "ondevice-train-selection-peak-rss.json")
 arguments = parser.parse_args()
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 
 import torch
+from _subjects import RESULTS
 from edge_shared import architectures
 from edge_shared.files import write_json
 from edge_shared.memory import measure
@@ -27,7 +28,7 @@ from torch import nn
 parser = argparse.ArgumentParser()
 parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
 parser.add_argument("--steps", type=int, default=15)
-parser.add_argument("--out", default="benchmarks/results/ondevice-train-selection-step-time.json")
+parser.add_argument("--out", default=RESULTS / "ondevice-train-selection-step-time.json")
 arguments = parser.parse_args()
 BUDGETS = (15936, 64832, 112640)  # units of the papers for this network
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _subjects import RESULTS
 from edge_shared.architectures import mobile
 from edge_shared.artifacts import save_model
 from edge_shared.data.vision import load_images
@@ -31,7 +32,7 @@ parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--train", type=int, default=320)
 parser.add_argument("--budgets", type=int, default=9)
 parser.add_argument("--methods", nargs="+", default=["sparse-update", "full-random", "trady", "medyate"])
-parser.add_argument("--out", default="benchmarks/results/ondevice-train-selection-transfer.json")
+parser.add_argument("--out", default=RESULTS / "ondevice-train-selection-transfer.json")
 arguments = parser.parse_args()
 DATA = Path(os.environ.get("EDGEWISE_DATA", "../shared/data")) / "vision"
 BLOCKS = ((3, 16, 1), (3, 24, 2), (3, 24, 1), (3, 32, 2), (3, 32, 1), (3, 48, 1))
