@@ -38,7 +38,7 @@ class Prediction:
 
 
 class _Counter:
-    def __init__(self, parameters: set[int]) -> None:
+    def __init__(self, parameters: dict[int, torch.UntypedStorage]) -> None:
         self.parameters = parameters
         self.kept: dict[int, torch.UntypedStorage] = {}
         self.arithmetic: dict[Hashable, int] = {}
@@ -111,7 +111,9 @@ def predict(model: nn.Module, example: Tensor) -> Prediction:
     mode = FakeTensorMode()
     with FakeCopyMode(mode):
         shadow = copy.deepcopy(model)
-    parameters = {tensor.untyped_storage()._cdata for tensor in (*shadow.parameters(), *shadow.buffers())}
+    # The storages themselves: the address of one that is freed below would pass for a parameter when an activation gets it.
+    storages = [tensor.untyped_storage() for tensor in (*shadow.parameters(), *shadow.buffers())]
+    parameters = {storage._cdata: storage for storage in storages}
     counter = _Counter(parameters)
     for name, module in list(shadow.named_modules()):
         if not _calls_alone(module) and recomputed(module) is None:
