@@ -59,17 +59,18 @@ def test_piecewise_equals_torch_and_saves_one_bit(kind, layout):
 
 @pytest.mark.parametrize("kind", masks.SMOOTH)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_smooth_derivative_within_its_bound(kind, bits):
-    x = torch.linspace(-8, 8, 1001, dtype=torch.float64).requires_grad_()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_smooth_derivative_within_its_bound(kind, bits, dtype):
+    x = torch.linspace(-8, 8, 1001, dtype=dtype).requires_grad_()
     y, size = saved(lambda t: masks.smooth(t, kind, bits), x)
     z = getattr(F, kind)(x)
     assert torch.equal(y, z)
     assert size == math.ceil(1001 * bits / 8)
     (da,), (db,) = torch.autograd.grad(y.sum(), x), torch.autograd.grad(z.sum(), x)
     error = (da - db).abs()
-    assert error.max() <= masks.DERIVATIVE_ERROR[bits] * (1 + 1e-9)
+    assert error.max() <= masks.DERIVATIVE_ERROR[bits] * (1 + 1e-6)
     if kind == "hardswish":
-        assert error[x.abs() > 3].max() < 1e-12
+        assert error[x.abs() > 3].max() < (1e-12 if dtype == torch.float64 else 1e-6)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
