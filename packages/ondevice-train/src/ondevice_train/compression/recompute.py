@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ondevice_train.compression.attention import self_attends, self_attention
 from ondevice_train.compression.quantise import dequantise, quantise
 
 
@@ -87,6 +88,8 @@ class Recomputed:
             return forward(self.module, *args, **kwargs)
         if not self.rounds(args, kwargs):
             return checkpoint(lambda *inner, **named: forward(self.module, *inner, **named), *args, use_reentrant=False, **kwargs)
+        if self_attends(self.module, args, kwargs):
+            return self_attention(self.module, args[0]), None  # type: ignore[arg-type]
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point())
         tuples: list[bool] = []
 
