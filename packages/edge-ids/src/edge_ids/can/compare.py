@@ -236,10 +236,10 @@ def compare(frames: Frames, models: list[str], protocols: list[Protocol], **sett
     """
     for name in models:
         _known(name)
-    if not models or (set(models) == {"streaming"} and "time" not in protocols):
-        raise InputError(
-            "no model is given" if not models else "the streaming detector reads traffic in order: it has no protocol paper, use time"
-        )
+    if not models:
+        raise InputError("no model is given")
+    if set(models) == {"streaming"} and "time" not in protocols:
+        raise InputError("the streaming detector reads traffic in order: it has no protocol paper, use time")
     results = []
     for name in models:
         for protocol in protocols:
