@@ -2,13 +2,13 @@
 
 Nearly all of GraphIDS's training time goes into matrices that are 2,048 wide (feed-forward) or 512 x 512 per head (attention). Here
 - each of them has one place in memory that is used again for the next flows, so that it stays in the cache and the system clears no new pages;
-- the sum of a softmax, and the gradient of a bias, are one more column of a product that is computed anyway;
+- the sum of a softmax, and the gradient of a bias, are one more row or column of a product that is computed anyway;
 - thin products have the thin side as rows, which the CPU's matrix kernels like better;
 - what only looks at signs, or sets to zero, works on the numbers' bits: no conversion to float32 and back;
 - on a CPU with bfloat16 arithmetic they are bfloat16; all between them (weights, residual sums, norms, gradients of the weights) stays float32.
 Scoring never goes through here.
 
-Shapes: N rows, D width, M hidden width, B windows, L flows per window, H heads, d = D / H, Z = B x H.
+Shapes: N rows, D width, M hidden width, B windows, L flows per window, H heads, d = D / H, e = d + 1, E = D + H, C rows of a projection.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from edge_shared.errors import InputError
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -28,14 +29,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 SAFE = 2.0**100
 """Sums of a softmax up to this, and down to its inverse, are taken as they are; beyond, each row's largest logit is subtracted first, as usual."""
 
-PART = 4
-"""Attention matrices that go through all of their steps together, before the next: measured fastest of 2, 4, 8 and all."""
-
 ROWS = 1024
 """Flows that go through a feed-forward layer together, likewise: measured fastest of 256, 512, 1,024 and 4,096 in float32."""
-
-LANES = 16
-"""Columns of a narrow factor are filled up to a multiple of this: float32 products with 16 are measured 2.6 times as fast as with 13."""
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -151,79 +146,112 @@ class _FeedForward(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
+    """Features are rows and flows are columns: each head of a window is then one contiguous matrix, and always the thin side of its products."""
+
     @staticmethod
     def forward(
         ctx: Any, x_BLD: Tensor, memory_BLD: Tensor | None, in_weight: Tensor, in_bias: Tensor, out_weight: Tensor, out_bias: Tensor,
         bias_LL: Tensor | None, heads: int, own: Workspace, shared: Workspace,
     ) -> Tensor:  # fmt: skip
         (windows, length, width), dtype = x_BLD.shape, own.dtype
-        w_in, b_in, w_out = in_weight.to(dtype), in_bias.to(dtype), out_weight.to(dtype)
-        x_ND = x_BLD.reshape(-1, width).to(dtype)
+        each = width // heads
+        x_BLD = x_BLD.to(dtype)
+        m_BLD = x_BLD if memory_BLD is None else memory_BLD.to(dtype)
+        # Powers of 2 are cheaper than of e: queries and keys share the factor for that and for the division by sqrt(d).
+        scale, v_rows = (each**-0.5 / math.log(2)) ** 0.5, 2 * width
+        w_CD = torch.cat([in_weight[:v_rows] * scale, _with_row(in_weight[v_rows:], heads, 0.0)]).to(dtype)
+        # The row that each head's values have more is all ones.
+        b_C1 = torch.cat([in_bias[:v_rows, None] * scale, _with_row(in_bias[v_rows:, None], heads, 1.0)]).to(dtype)
         if memory_BLD is None:
-            m_ND = x_ND
-            q, k, v = _split(torch.addmm(b_in, x_ND, w_in.t()), windows, heads, 3)
+            q, k, v1 = _heads(torch.baddbmm(b_C1, _each(w_CD, windows), x_BLD.mT), heads, width, width, width + heads)
         else:
-            m_ND = memory_BLD.reshape(-1, width).to(dtype)
-            (q,) = _split(torch.addmm(b_in[:width], x_ND, w_in[:width].t()), windows, heads, 1)
-            k, v = _split(torch.addmm(b_in[width:], m_ND, w_in[width:].t()), windows, heads, 2)
-        # Powers of 2 are cheaper than of e.
-        q = q * ((width // heads) ** -0.5 / math.log(2))
+            (q,) = _heads(torch.baddbmm(b_C1[:width], _each(w_CD[:width], windows), x_BLD.mT), heads, width)
+            k, v1 = _heads(torch.baddbmm(b_C1[width:], _each(w_CD[width:], windows), m_BLD.mT), heads, width, width + heads)
         # Each window's mean is taken off the values and put back later: the weights sum to 1, and the rounding is of what is left.
-        centre_Z1d = v.mean(1, keepdim=True)
-        v1 = _with_column(v - centre_Z1d, 1.0, dtype, LANES)
-        k_ZdL, each = k.transpose(1, 2).contiguous(), width // heads
-        p_ZLL = own.take("attention", len(q), length, k.shape[1])
-        mixed = q.new_empty(*q.shape[:2], v1.shape[-1])
-        for part in _parts(len(q), PART):
-            p = torch.bmm(q[part], k_ZdL[part], out=p_ZLL[part]).exp2_()
+        centre_BHd1 = v1[:, :, :each].mean(-1, keepdim=True)
+        v1[:, :, :each] -= centre_BHd1
+        p_BHLL = own.take("attention", windows, heads, length, m_BLD.shape[1])
+        o1_BHeL = torch.empty(windows, heads, each + 1, length, dtype=dtype)
+        for w, p in enumerate(p_BHLL):
+            torch.bmm(q[w].mT, k[w], out=p).exp2_()
             if bias_LL is not None:
                 _bits(p).bitwise_and_(shared.open_bits(bias_LL))
-            torch.bmm(p, v1[part], out=mixed[part])
-        least, most = mixed[..., each].aminmax()
+            torch.bmm(v1[w], p.mT, out=o1_BHeL[w])
+        least, most = o1_BHeL[:, :, each].aminmax()
         if not 1 / SAFE < least <= most < SAFE:
-            torch.bmm(q, k_ZdL, out=p_ZLL).mul_(math.log(2))
-            p_ZLL.copy_(torch.softmax(p_ZLL if bias_LL is None else p_ZLL.add_(bias_LL.to(dtype)), -1))
-            mixed = p_ZLL @ v1
-        # p is not normalised: every row still has to be divided by its sum, the column after the values.
-        sum_ZL1 = mixed[..., each : each + 1]
-        o_ZLd = mixed[..., :each] / sum_ZL1
-        o_ND = _merge((o_ZLd + centre_Z1d)[None], windows)
-        ctx.held = (x_ND, None if memory_BLD is None else m_ND, w_in, w_out, q, k, v1, p_ZLL, o_ZLd, sum_ZL1, o_ND)
-        ctx.windows, ctx.shared = windows, shared
-        return (o_ND @ w_out.t()).to(x_BLD.dtype).add_(out_bias).view(x_BLD.shape)
+            torch.matmul(q.mT, k, out=p_BHLL).mul_(math.log(2))
+            p_BHLL.copy_(torch.softmax(p_BHLL if bias_LL is None else p_BHLL.add_(bias_LL.to(dtype)), -1))
+            o1_BHeL = v1 @ p_BHLL.mT
+        # p is not normalised: its rows still have to be divided by their sums, which the row of ones has become.
+        sum_BH1L = o1_BHeL[:, :, each:].clone()
+        o1_BHeL /= sum_BH1L
+        mixed_BHeL = o1_BHeL.clone()
+        mixed_BHeL[:, :, :each] += centre_BHd1
+        mixed_BEL, w_ED = mixed_BHeL.flatten(1, 2), _with_row(out_weight.T, heads, 0.0).to(dtype)
+        ctx.held = (x_BLD, m_BLD, w_CD, w_ED, q, k, v1, p_BHLL, o1_BHeL, sum_BH1L, mixed_BEL)
+        ctx.itself, ctx.scale, ctx.shared = memory_BLD is None, scale, shared
+        return torch.bmm(mixed_BEL.mT, _each(w_ED, windows)).to(out_bias.dtype).add_(out_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, m_ND, w_in, w_out, q, k, v1, p_ZLL, o_ZLd, sum_ZL1, o_ND = ctx.held
-        dtype, wide, width, heads = p_ZLL.dtype, grad.dtype, grad.shape[-1], len(q) // ctx.windows
-        g_ND = grad.reshape(-1, width)
-        db_out = g_ND.sum(0)
-        g_ND = g_ND.to(dtype)
-        dw_out = (g_ND.t() @ o_ND).to(wide)
-        (do,) = _split(g_ND @ w_out, ctx.windows, heads, 1)
-        do /= sum_ZL1
-        # The gradient of a softmax, p (dp - sum p dp): the sum is do . o, and one more column subtracts it inside the product.
-        do1 = _with_column(do, -(do * o_ZLd).sum(-1, keepdim=True, dtype=wide), dtype, LANES)
-        q_ZdL, do_ZdL, v1_ZdL = (part.transpose(1, 2).contiguous() for part in (q, do, v1))
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(q_ZdL), torch.empty_like(do_ZdL)
-        for part in _parts(len(q), PART):
-            p = p_ZLL[part]
-            torch.bmm(do_ZdL[part], p, out=dv[part])
-            ds = torch.bmm(do1[part], v1_ZdL[part], out=ctx.shared.take("attention", *p.shape)).mul_(p)
-            torch.bmm(ds, k[part], out=dq[part])
-            torch.bmm(q_ZdL[part], ds, out=dk[part])
-        dq *= (width // heads) ** -0.5
-        dk, dv = dk.mul_(math.log(2)).transpose(1, 2), dv.transpose(1, 2)
-        if m_ND is None:
-            d_ND = _merge(torch.stack([dq, dk, dv]), ctx.windows)
-            dw_in, db_in = (d_ND.t() @ x_ND).to(wide), d_ND.sum(0, dtype=wide)
-            return (d_ND @ w_in).to(wide).view(grad.shape), None, dw_in, db_in, dw_out, db_out, None, None, None, None
-        dq_ND, dkv_ND = _merge(dq[None], ctx.windows), _merge(torch.stack([dk, dv]), ctx.windows)
-        dw_in = torch.cat([dq_ND.t() @ x_ND, dkv_ND.t() @ m_ND]).to(wide)
-        db_in = torch.cat([dq_ND.sum(0, dtype=wide), dkv_ND.sum(0, dtype=wide)])
-        dx, dm = ((part @ weight).to(wide).view(grad.shape) for part, weight in ((dq_ND, w_in[:width]), (dkv_ND, w_in[width:])))
-        return dx, dm, dw_in, db_in, dw_out, db_out, None, None, None, None
+        x_BLD, m_BLD, w_CD, w_ED, q, k, v1, p_BHLL, o1_BHeL, sum_BH1L, mixed_BEL = ctx.held
+        (windows, heads, each, length), dtype, wide = q.shape, q.dtype, grad.dtype
+        width, keys = heads * each, k.shape[-1]
+        g_BLD = grad.to(dtype)
+        dw_out = _without_row(torch.bmm(mixed_BEL, g_BLD).sum(0, dtype=wide), heads).T
+        (do1,) = _heads(torch.bmm(_each(w_ED, windows), g_BLD.mT), heads, width + heads)
+        do1 /= sum_BH1L
+        # The gradient of a softmax, p (dp - sum p dp): the sum is do . o, and one more row, so far 0, subtracts it inside the product.
+        do1[:, :, each] = -(do1 * o1_BHeL).sum(2, dtype=wide)
+        if ctx.itself:
+            d_BCL = torch.empty(windows, len(w_CD), length, dtype=dtype)
+            dq, dk, dv1 = _heads(d_BCL, heads, width, width, width + heads)
+        else:
+            dq_BDL, dkv_BCL = (torch.empty(windows, *shape, dtype=dtype) for shape in ((width, length), (len(w_CD) - width, keys)))
+            (dq,), (dk, dv1) = _heads(dq_BDL, heads, width), _heads(dkv_BCL, heads, width, width + heads)
+        for w, p in enumerate(p_BHLL):
+            torch.bmm(do1[w], p, out=dv1[w])
+            ds = torch.bmm(do1[w].mT, v1[w], out=ctx.shared.take("attention", *p.shape)).mul_(p)
+            torch.bmm(k[w], ds.mT, out=dq[w])
+            torch.bmm(q[w], ds, out=dk[w])
+        # The logits are log(2) times the product of the scaled queries and keys.
+        w_CD = torch.cat([w_CD[: 2 * width] * math.log(2), w_CD[2 * width :]])
+        if ctx.itself:
+            (dx, dw_CD, db_C), dm = _project_backward(d_BCL, w_CD, x_BLD, wide), None
+        else:
+            dx, dw_q, db_q = _project_backward(dq_BDL, w_CD[:width], x_BLD, wide)
+            dm, dw_kv, db_kv = _project_backward(dkv_BCL, w_CD[width:], m_BLD, wide)
+            dw_CD, db_C = torch.cat([dw_q, dw_kv]), torch.cat([db_q, db_kv])
+        factor = ctx.scale * math.log(2)
+        dw_in, db_in = (torch.cat([part[: 2 * width] * factor, _without_row(part[2 * width :], heads)]) for part in (dw_CD, db_C))
+        return dx, dm, dw_in, db_in, dw_out, grad.sum((0, 1)), None, None, None, None
+
+
+def _project_backward(d_BCL: Tensor, w_CD: Tensor, x_BLD: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of W x + b by x (B, L, D), W and b, in `wide`."""
+    dx_BLD = torch.bmm(d_BCL.mT, _each(w_CD, len(d_BCL)))
+    return dx_BLD.to(wide), torch.bmm(d_BCL, x_BLD).sum(0, dtype=wide), d_BCL.sum((0, 2), dtype=wide)
+
+
+def _each(weight: Tensor, windows: int) -> Tensor:
+    """The same matrix for every window, as `torch.bmm` wants it."""
+    return weight.expand(windows, *weight.shape)
+
+
+def _heads(x_BCL: Tensor, heads: int, *rows: int) -> tuple[Tensor, ...]:
+    """Views of so many rows each, (B, H, rows / H, L)."""
+    return tuple(part.unflatten(1, (heads, -1)) for part in x_BCL.split(rows, 1))
+
+
+def _with_row(x_CK: Tensor, heads: int, value: float) -> Tensor:
+    """One more row after those of each head."""
+    return F.pad(x_CK.unflatten(0, (heads, -1)), (0, 0, 0, 1), value=value).flatten(0, 1)
+
+
+def _without_row(x: Tensor, heads: int) -> Tensor:
+    """The inverse of `_with_row`; of vectors, too."""
+    return x.unflatten(0, (heads, -1))[:, :-1].flatten(0, 1)
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:
@@ -237,21 +265,10 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(_BITS[x.dtype.itemsize])
 
 
-def _with_column(x: Tensor, column: Tensor | float, dtype: torch.dtype, multiple: int = 1) -> Tensor:
-    """`x` with one more column, in `dtype`; then zeros up to a multiple of so many columns."""
+def _with_column(x: Tensor, column: Tensor | float, dtype: torch.dtype) -> Tensor:
+    """`x` with one more column, in `dtype`."""
     width = x.shape[-1]
-    wider = torch.empty((*x.shape[:-1], -(-(width + 1) // multiple) * multiple), dtype=dtype)
+    wider = torch.empty((*x.shape[:-1], width + 1), dtype=dtype)
     wider[..., :width] = x
-    wider[..., width : width + 1] = column
-    wider[..., width + 1 :] = 0
+    wider[..., width:] = column
     return wider
-
-
-def _split(x_NC: Tensor, windows: int, heads: int, parts: int) -> Tensor:
-    """(N, parts x D) to contiguous (parts, Z, L, d)."""
-    return x_NC.view(windows, -1, parts, heads, x_NC.shape[1] // (parts * heads)).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
-
-
-def _merge(x_PZLd: Tensor, windows: int) -> Tensor:
-    """The inverse of `_split`."""
-    return x_PZLd.unflatten(1, (windows, -1)).permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1)
