@@ -22,7 +22,7 @@ def test_gradients_are_those_of_torch_at_the_rounded_input(call, bias):
     attention = nn.MultiheadAttention(12, 3, bias=bias, batch_first=True, dtype=torch.float64)
     x = torch.randn(4, 5, 12, dtype=torch.float64, requires_grad=True)
     g = torch.randn_like(x)
-    rounded = dequantise(*quantise(x, 20), x.shape).requires_grad_()
+    rounded = dequantise(quantise(x, 20), 20, x.shape, x.dtype).requires_grad_()
     y = CALLS[call](attention, x)[0]
     expected = torch.autograd.grad(CALLS[call](attention, rounded)[0], [rounded, *attention.parameters()], g)
     Recomputed(attention, eight_bit=True).install()

@@ -25,7 +25,7 @@ from ondevice_train.compression.hosvd import HOSVD, hosvd, hosvd_ranks
 from ondevice_train.compression.max_pool import CompactMaxPool2d
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.prepare import codec_state, load_codec_state, prepare, restore
-from ondevice_train.compression.quantise import Quantise, dequantise, quantise
+from ondevice_train.compression.quantise import Quantise, dequantise, quantise, quantised_bytes
 from ondevice_train.compression.svd import SVD
 from ondevice_train.ops.selective import Selective
 from tensorly.decomposition import tucker
@@ -202,12 +202,15 @@ def test_gradient_filter_is_exact_for_patch_one_and_pools_as_the_paper_says():
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(8, 255), (4, 15)])
-def test_quantise_rounds_to_half_a_step(bits, levels):
-    x = torch.randn(3, 5, 7)
-    codes, scales = quantise(x, 15, bits)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_quantise_rounds_to_half_a_step(bits, levels, dtype):
+    x = torch.randn(3, 5, 7, dtype=dtype) * torch.tensor([1.0, 1e-3, 1e3, 0.0, 1.0])[:, None]
+    packed = quantise(x, 15, bits)
     step = (x.amax(-1) - x.amin(-1)) / levels
-    assert ((dequantise(codes, scales, x.shape, bits) - x).abs() <= 0.5001 * step[..., None] + 1e-6).all()
-    assert codes.numel() == -(-x.numel() * bits // 8)
+    assert ((dequantise(packed, 15, x.shape, dtype, bits) - x).abs() <= 0.5001 * step[..., None] + 1e-6 * x.abs() + 1e-8).all()
+    assert (
+        packed.untyped_storage().nbytes() == quantised_bytes(x.numel(), 15, x.itemsize, bits) == -(-x.numel() * bits // 8) + 30 * x.itemsize
+    )
 
 
 # -- WASI

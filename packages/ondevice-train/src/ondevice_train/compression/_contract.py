@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ondevice_train.compression._geometry import ConvGeometry, Geometry, LinearGeometry
-from ondevice_train.compression._tucker import Factors, expand, multiply
+from ondevice_train.compression._tucker import Factors, expand, multiply, rows_times
 
 Order = Literal["rebuild", "paper", "project"]
 _JOINT_PIXELS = 256  # up to this many output pixels one GEMM with the Kronecker basis beats two batched ones
@@ -60,9 +60,10 @@ def linear_factored(core: Tensor, factors: Factors, grad: Tensor) -> tuple[Tenso
         factors: one per mode of the input.
         grad: output gradient (..., O).
     """
-    for mode, factor in enumerate(factors[:-1]):
-        if factor is not None:
-            grad = multiply(grad, factor.t(), mode)
+    # The mode that shrinks most goes first, since the rest then is cheap.
+    kept = [(factor.shape[1] / factor.shape[0], mode, factor) for mode, factor in enumerate(factors[:-1]) if factor is not None]
+    for _, mode, factor in sorted(kept, key=lambda each: each[:2]):
+        grad = multiply(grad, factor.t(), mode)
     flat = grad.reshape(-1, grad.shape[-1])
     return flat.t() @ core.reshape(-1, core.shape[-1]), factors[-1]
 
@@ -103,7 +104,7 @@ def _conv_project(core: Tensor, factors: Factors, grad: Tensor, geometry: ConvGe
     if p * q <= _JOINT_PIXELS:
         # Not torch.kron: it takes views that one-column bases do not allow.
         joint = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(p * q, -1)
-        projected = z.reshape(a * o, p * q) @ joint
+        projected = rows_times(z.reshape(a * o, p * q), joint.t())
     else:
         projected = multiply(multiply(z, columns.t(), 3), rows.t(), 2)
     groups, channel = geometry.groups, factors[1]

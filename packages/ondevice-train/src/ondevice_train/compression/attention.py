@@ -29,8 +29,7 @@ class _SelfAttention(torch.autograd.Function):
     def forward(
         ctx: Any, x_BNE: Tensor, weight: Tensor, bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None, heads: int
     ) -> Tensor:
-        codes, scales = quantise(x_BNE, x_BNE.numel() // x_BNE.shape[-1])
-        ctx.save_for_backward(codes, scales, weight, bias, out_weight)
+        ctx.save_for_backward(quantise(x_BNE, x_BNE.shape[0] * x_BNE.shape[1]), weight, bias, out_weight)
         ctx.shape, ctx.heads = x_BNE.shape, heads
         q, k, v = _heads(x_BNE, weight, bias, heads)
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -39,9 +38,9 @@ class _SelfAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BNE: Tensor) -> Any:  # type: ignore[override]
-        codes, scales, weight, bias, out_weight = ctx.saved_tensors
+        packed, weight, bias, out_weight = ctx.saved_tensors
         batch, tokens, features = ctx.shape
-        x = dequantise(codes, scales, (batch * tokens, features))
+        x = dequantise(packed, batch * tokens, (batch * tokens, features), grad_BNE.dtype)
         grad = grad_BNE.reshape(-1, features)
         q, k, v = (part.requires_grad_() for part in _heads(x.view(ctx.shape), weight, bias, ctx.heads))
         with torch.enable_grad():

@@ -1,7 +1,6 @@
-"""LayerNorm that keeps its normalised input in 8 bits instead of its input in 32.
+"""LayerNorm that keeps its input in 8 bits a row instead of 32.
 
-dx = rstd (h - mean(h) - x̂ mean(h x̂)) with h = g γ needs x̂ alone. Rounding it to 8 bits per row changes the last term by at
-most half a step; dβ stays exact.
+Rounding x by half a step at most changes x̂ by half a step over the row's deviation: as if x̂ itself were rounded. dβ stays exact.
 """
 
 from __future__ import annotations
@@ -13,41 +12,32 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ondevice_train.compression.quantise import dequantise, quantise
+from ondevice_train.compression.quantise import dequantise, quantise, quantised_bytes
 
 
 def layer_norm_bytes(elements: int, size: int) -> int:
-    """Bytes kept: one an element, three floats a row of `size`."""
-    return elements + 12 * (elements // size)
+    """Bytes kept: one an element, four floats a row of `size`."""
+    return quantised_bytes(elements, elements // size, 4) + 8 * (elements // size)
 
 
 class _CompactLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, size: int, eps: float) -> Tensor:
-        flat = x.reshape(-1, size)
-        wide = flat if flat.dtype == torch.float64 else flat.float()
-        normal, _, rstd = torch.native_layer_norm(wide, [size], None, None, eps)
-        codes, scales = quantise(normal, normal.shape[0])
-        ctx.save_for_backward(codes, scales, rstd.contiguous(), weight)
-        ctx.shape = x.shape
-        y = normal if weight is None else normal * weight if bias is None else torch.addcmul(bias, normal, weight)
-        return y.view(x.shape).to(x.dtype)
+        wide = x if x.dtype == torch.float64 else x.float()
+        y, mean, rstd = torch.native_layer_norm(wide, [size], weight, bias, eps)
+        ctx.save_for_backward(quantise(wide, rstd.numel()), mean, rstd, weight, bias)
+        ctx.size = size
+        return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        codes, scales, rstd, weight = ctx.saved_tensors
-        size = grad.numel() // rstd.numel()
-        g = grad.reshape(-1, size).to(scales.dtype)
-        normal = dequantise(codes, scales, g.shape)
-        # Torch's own fused pass: to it, x̂ is an input of mean 0 and deviation 1.
-        none, one = torch.zeros_like(rstd), torch.ones_like(rstd)
+        packed, mean, rstd, weight, bias = ctx.saved_tensors
+        x = dequantise(packed, rstd.numel(), grad.shape, rstd.dtype)
         wants = list(ctx.needs_input_grad[:3])
-        dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(g, normal, [size], none, one, weight, weight, wants)
-        if ctx.needs_input_grad[0]:
-            dx = dx.mul_(rstd).view(ctx.shape).to(grad.dtype)
-        dx, dweight, dbias = (value if wanted else None for value, wanted in zip((dx, dweight, dbias), ctx.needs_input_grad, strict=False))
-        return dx, dweight, dbias, None, None
+        dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(grad.to(rstd.dtype), x, [ctx.size], mean, rstd, weight, bias, wants)
+        dx, dweight, dbias = (value if wanted else None for value, wanted in zip((dx, dweight, dbias), wants, strict=True))
+        return None if dx is None else dx.to(grad.dtype), dweight, dbias, None, None
 
 
 class CompactLayerNorm(nn.Module):

@@ -15,8 +15,6 @@ from torch import Tensor
 from ondevice_train.compression._codec import Codec, Footprint, Saved
 from ondevice_train.compression._geometry import Geometry
 
-_PIECE = 1 << 15  # elements worked on at a time
-
 
 def rows_of(shape: Sequence[int], image: bool) -> int:
     """Number of rows with a scale of their own."""
@@ -25,60 +23,69 @@ def rows_of(shape: Sequence[int], image: bool) -> int:
     return math.prod(shape[:-1])
 
 
-def quantise(x: Tensor, rows: int, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Codes, flat uint8 (two to a byte at 4 bits), and the offset and step of each row, (rows, 2)."""
+def quantise(x: Tensor, rows: int, bits: int = 8) -> Tensor:
+    """Codes and the step and offset of each row, as one uint8 tensor of `quantised_bytes`; `dequantise` knows where is what.
+
+    The error is half a step at most; in float32 on a CPU, where FBGEMM's row-wise kernel does it, up to 1e-8 more.
+    """
     matrix = x.detach().reshape(rows, -1)
-    # Two passes: on a CPU torch's aminmax along rows takes several times as long as both.
-    low, high = matrix.amin(1, keepdim=True), matrix.amax(1, keepdim=True)
+    if _by_fbgemm(matrix.device, matrix.dtype, bits):
+        return torch.ops.quantized.embedding_bag_byte_prepack(matrix)  # type: ignore[no-any-return]
+    low, high = torch.aminmax(matrix, dim=1, keepdim=True)
     step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(x.dtype).tiny)
-    codes = torch.empty(matrix.shape, dtype=torch.uint8, device=x.device)
-    # Some rows at a time: the passes then stay in the cache. By way of int32: torch turns float into uint8 slowly.
-    some = max(1, _PIECE // matrix.shape[1])
-    for part, offset, unit, out in zip(matrix.split(some), low.split(some), step.split(some), codes.split(some), strict=True):
-        out.copy_(torch.sub(part, offset).div_(unit).round_().to(torch.int32))
-    codes = codes.view(-1)
+    codes = ((matrix - low) / step).round_().to(torch.uint8).view(-1)
     if bits == 4:
         codes = torch.nn.functional.pad(codes, (0, codes.numel() % 2)).view(-1, 2)
         codes = codes[:, 0] | (codes[:, 1] << 4)
-    return codes, torch.cat((low, step), 1)
+    return torch.cat((torch.cat((step, low), 1).view(-1).view(torch.uint8), codes))
 
 
-def dequantise(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int = 8) -> Tensor:
-    """Undo `quantise` up to rounding."""
+def dequantise(packed: Tensor, rows: int, shape: Sequence[int], dtype: torch.dtype, bits: int = 8) -> Tensor:
+    """Undo `quantise` of a tensor of `shape` and `dtype`, up to rounding."""
+    if _by_fbgemm(packed.device, dtype, bits):
+        return torch.ops.quantized.embedding_bag_byte_unpack(packed).view(*shape)  # type: ignore[no-any-return]
+    scales, codes = packed.split((2 * rows * dtype.itemsize, packed.numel() - 2 * rows * dtype.itemsize))
     if bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), 1).view(-1)[: math.prod(shape)]
-    codes = codes.view(scales.shape[0], -1)
-    matrix = torch.empty(codes.shape, dtype=scales.dtype, device=scales.device)
-    some = max(1, _PIECE // codes.shape[1])
-    for part, scale, out in zip(codes.split(some), scales.split(some), matrix.split(some), strict=True):
-        out.copy_(part).mul_(scale[:, 1:]).add_(scale[:, :1])
-    return matrix.view(*shape)
+    step, low = scales.view(dtype).view(rows, 2).split(1, 1)
+    return codes.view(rows, -1).to(dtype).mul_(step).add_(low).view(*shape)
+
+
+def quantised_bytes(elements: int, rows: int, itemsize: int, bits: int = 8) -> int:
+    """Bytes that `quantise` keeps: `bits` an element, two floats a row."""
+    return math.ceil(elements * bits / 8) + 2 * rows * itemsize
+
+
+def _by_fbgemm(device: torch.device, dtype: torch.dtype, bits: int) -> bool:
+    # Some ten times as fast as torch's separate passes.
+    return bits == 8 and device.type == "cpu" and dtype == torch.float32
 
 
 class Quantise(Codec):
-    """Keeps codes of `bits` (8 or 4) and two floats a row; dW from the dequantised input."""
+    """Keeps `quantise` of the input, with `bits` of 8 or 4; dW from the dequantised input."""
 
     def __init__(self, bits: int = 8, image: bool = True) -> None:
         self.bits = bits
         self.image = image
         self._shape: tuple[int, ...] = ()
+        self._dtype = torch.float32
 
     def encode(self, x: Tensor) -> Saved:
-        """Codes and scales."""
-        self._shape = tuple(x.shape[1:])
-        return quantise(x, rows_of(x.shape, self.image), self.bits)
+        """Codes with their scales."""
+        self._shape, self._dtype = tuple(x.shape[1:]), x.dtype
+        return (quantise(x, rows_of(x.shape, self.image), self.bits),)
 
     def weight_gradient(self, saved: Saved, grad: Tensor, geometry: Geometry) -> Tensor:
         """Dequantise, then the ordinary dW."""
-        codes, scales = saved
-        assert codes is not None
-        assert scales is not None
-        return geometry.weight_gradient(dequantise(codes, scales, (grad.shape[0], *self._shape), self.bits).to(grad.dtype), grad)
+        (packed,) = saved
+        assert packed is not None
+        shape = (grad.shape[0], *self._shape)
+        x = dequantise(packed, rows_of(shape, self.image), shape, self._dtype, self.bits)
+        return geometry.weight_gradient(x.to(grad.dtype), grad)
 
     def footprint(self, shape: Sequence[int], itemsize: int) -> Footprint:
-        """``bits`` an element and two floats a row."""
-        elements = math.prod(shape)
-        return {(id(self), "codes"): math.ceil(elements * self.bits / 8), (id(self), "scales"): 2 * rows_of(shape, self.image) * itemsize}
+        """One tensor of `quantised_bytes`."""
+        return {(id(self), "codes"): quantised_bytes(math.prod(shape), rows_of(shape, self.image), itemsize, self.bits)}
 
     def __repr__(self) -> str:
         """Show the bits."""

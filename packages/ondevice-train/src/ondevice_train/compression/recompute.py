@@ -6,6 +6,7 @@ queries, keys, values and output cost four times its input. Its gradients carry 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,30 +16,28 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from ondevice_train.compression.attention import self_attends, self_attention
-from ondevice_train.compression.quantise import dequantise, quantise
+from ondevice_train.compression.quantise import dequantise, quantise, quantised_bytes
 
 
 def recompute_bytes(shape: tuple[int, ...], itemsize: int = 4) -> int:
-    """Bytes of an 8-bit input: one an element, two floats a row (the last dimension)."""
-    elements = 1
-    for size in shape:
-        elements *= size
-    return elements + 2 * itemsize * (elements // shape[-1])
+    """Bytes of an 8-bit input; a row is the last dimension."""
+    return quantised_bytes(math.prod(shape), math.prod(shape[:-1]), itemsize)
 
 
 class _FromEightBits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[[Tensor], Any], x: Tensor, *parameters: Tensor) -> Any:
-        codes, scales = quantise(x if x.dtype == torch.float64 else x.float(), x.numel() // x.shape[-1])
+        wide = x if x.dtype == torch.float64 else x.float()
+        ctx.rows, ctx.wide = x.numel() // x.shape[-1], wide.dtype
         ctx.run, ctx.shape, ctx.dtype = run, x.shape, x.dtype
-        ctx.save_for_backward(codes, scales, *parameters)
+        ctx.save_for_backward(quantise(wide, ctx.rows), *parameters)
         return run(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        codes, scales, *parameters = ctx.saved_tensors
-        x = dequantise(codes, scales, ctx.shape).to(ctx.dtype).requires_grad_()
+        packed, *parameters = ctx.saved_tensors
+        x = dequantise(packed, ctx.rows, ctx.shape, ctx.wide).to(ctx.dtype).requires_grad_()
         wanted = [x, *[parameter for parameter in parameters if parameter.requires_grad]]
         with torch.enable_grad():
             y = ctx.run(x)
