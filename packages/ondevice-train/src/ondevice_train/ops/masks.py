@@ -242,7 +242,9 @@ def _derivative_gradient(grad: Tensor, code: Tensor, kept: Kept, kind: str, bits
     view = grad if order is None else grad.permute(order)
     if kind in _GRIDS and bits == 8 and grad.device.type == "cpu" and grad.dtype == torch.float32:
         # FBGEMM reads step and offset behind the codes: one pass instead of three.
-        factor = torch.ops.quantized.embedding_bag_byte_unpack(torch.cat((code, _GRIDS[kind]))[None])
+        row = torch.empty(1, len(code) + 8, dtype=torch.uint8)
+        row[0, :-8], row[0, -8:] = code, _GRIDS[kind]
+        factor = torch.ops.quantized.embedding_bag_byte_unpack(row)
         return _restore_order(factor.view(shape).mul_(view), order)
     dx = torch.empty(shape, dtype=grad.dtype, device=grad.device)
     pieces = zip(code.split(_PIECE), view.reshape(-1).split(_PIECE), dx.view(-1).split(_PIECE), strict=True)
