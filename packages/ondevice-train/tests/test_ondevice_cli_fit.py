@@ -14,6 +14,7 @@ from edge_shared.data.vision import load_images
 from edge_shared.errors import CheckFailed, InputError
 from edge_shared.files import plain
 from ondevice_train import fit as fitting
+from ondevice_train import models
 from ondevice_train.cli import app
 from ondevice_train.compare import half_width
 
@@ -178,6 +179,12 @@ def test_half_width():
         (["--method", "full-random", "--budget", "60kB", "--compress", "asi", "--max-error", "2"], "share of the gradient"),
         (["--method", "velocity", "--budget", "60kB", "--compress", "asi"], "selects neurons"),
         (["--method", "asi", "--compress", "asi"], "selects input channels"),
+        (["--method", "asi", "--biases", "3"], "--biases goes with"),
+        (["--method", "asi", "--keep-bits", "8"], "--keep-bits goes with"),
+        (["--method", "auto", "--max-error", "0.1"], "--max-error goes with --compress"),
+        (["--method", "asi", "--set", "epsilon=abc"], "epsilon is 'abc'"),
+        (["--method", "asi", "--set", "layers=nosuch,other"], "'nosuch'"),
+        (["--method", "plain", "--limit", "1", "--batch-size", "1", "--model", "mcunet-in1"], "single value"),
     ],
 )
 def test_bad_input(arguments, word, network, capsys):
@@ -188,6 +195,22 @@ def test_bad_input(arguments, word, network, capsys):
     assert captured.out == ""
     assert word in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_ranks_that_follow_the_data_are_predicted(network, digits):
+    """HOSVD chooses its ranks at every step: the bytes predicted are those of the pass that was measured."""
+    cost = fitting.run(settings(network, method="hosvd", epochs=2), data=digits, verbose=False).cost
+    assert cost["predicted_saved_bytes"] == cost["measured_saved_bytes"]
+
+
+def test_models_of_a_fixed_size():
+    """timm's and torchvision's transformers are made for the size of the images; timm's are written down by name."""
+    made = models.builder("timm:deit_tiny_patch16_224", classes=3, size=64)
+    assert made == {"library": "timm", "name": "deit_tiny_patch16_224", "arguments": {"num_classes": 3, "img_size": 64}}
+    with pytest.raises(InputError, match="--model vit_b_16 cannot be made for this image size"):
+        models.build("vit_b_16", classes=3, size=40)
+    with pytest.raises(InputError, match="no such model"):
+        models.build("timm:nosuch", classes=3, size=32)
 
 
 def test_lora_trains_and_merges(network, digits):

@@ -73,7 +73,10 @@ def plan(
         [layer.name, layer.choice, "x".join(map(str, layer.ranks)) if layer.ranks else "-", layer.bytes, layer.perplexity]
         for layer in made.layers
     ]
-    title = f"{model}, {method}: {made.predicted_bytes:,} bytes kept of {made.vanilla_bytes:,} (whole model, batch {batch_size})"
+    title = (
+        f"{model}, {method}: {made.predicted_bytes:,} bytes kept of {made.vanilla_bytes:,} (whole model, batch {batch_size});"
+        f" {made.other_bytes or 0:,} of them by operations that no method here compresses"
+    )
     emit(made, json, lambda screen: screen.print(table(title, ["layer", "choice", "ranks", "bytes", "gradient error"], rows)))
 
 
@@ -172,7 +175,9 @@ def fit(
     compress: Annotated[
         str | None, typer.Option("--compress", help="Compress the kept channels too: asi, fixed-bases, quantise, or auto per layer.")
     ] = None,
-    max_error: Annotated[float, typer.Option("--max-error", help="Share of a layer's gradient that --compress may cost.")] = 0.3,
+    max_error: Annotated[
+        float | None, typer.Option("--max-error", help="Share of a layer's gradient that --compress may cost; 0.3 if omitted.")
+    ] = None,
     overshoot: Annotated[str | None, typer.Option("--overshoot", help="skip or stop at a channel that does not fit.")] = None,
     settings: Settings = None,
     onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="Export the model of --out to ONNX as well, verified.")] = True,
@@ -195,11 +200,13 @@ def fit(
     from ondevice_train.selection.scheme import read_scheme
 
     if resume is None:
+        if max_error is not None and compress is None:
+            raise InputError("--max-error goes with --compress; the limit of --method auto is --set max_error=0.5")
         config = FitConfig(
             model=model, weights=weights, data=data, image_size=image_size, limit=limit, method=method, budget=budget, device=device,
             biases=biases, last=last, scheme=read_scheme(scheme, model) if scheme else None,
             ranking=read_json(ranking, "--ranking") if ranking else None, overshoot=overshoot, keep_bits=keep_bits, compress=compress,
-            max_error=max_error, options=_options(settings),
+            max_error=0.3 if max_error is None else max_error, options=_options(settings),
             epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, optimizer=optimizer,
             warmup_epochs=warmup_epochs, seed=seed,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from edge_shared.units import format_bytes
 from torch import Tensor, nn
 
 from ondevice_train import models
-from ondevice_train.methods import MethodOptions, method
+from ondevice_train.methods import MethodOptions, Prepared, method
 from ondevice_train.selection.budget import Budget, CostModel
 from ondevice_train.selection.driver import Driver, weight_norms
 from ondevice_train.selection.importance import Norms, Ranking
@@ -235,9 +235,9 @@ def run(
     model, head = models.build(config.model, classes=len(data.classes), size=size, weights=config.weights, seed=config.seed)
     batch = min(config.batch_size, len(data.train_y))
     example = next(iter(data.loader("train", batch)))[0]
-    _calibrate(config, model, data)
-    session = _Session(config, data, model, head, example, folder, verbose)
     try:
+        _calibrate(config, model, data)
+        session = _Session(config, data, model, head, example, folder, verbose)
         result = session.selection() if chosen.family == "selection" else session.other()
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -250,7 +250,10 @@ def run(
         from edge_shared.artifacts import save_model
 
         normalisation = {"mean": list(data.mean), "std": list(data.std)}
-        saved = save_model(folder / "model", model.eval(), example[:2], classes=data.classes, normalisation=normalisation, onnx=onnx)
+        saved = save_model(
+            folder / "model", model.eval(), example[:2], classes=data.classes, normalisation=normalisation, onnx=onnx,
+            builder=models.builder(config.model, classes=len(data.classes), size=size),
+        )  # fmt: skip
         result.cost["model_bytes"] = saved["bytes"]
         result.cost["onnx_max_abs_error"] = saved["onnx_max_abs_error"]
     return result
@@ -460,6 +463,10 @@ class _Session:
         config = self.config
         if config.compress is not None:
             raise InputError(f"--compress goes with a method that selects input channels, not with {config.method}")
+        chosen_only = {"biases": config.biases, "scheme": config.scheme, "ranking": config.ranking, "overshoot": config.overshoot,
+                       "keep-bits": None if config.keep_bits == 32 else config.keep_bits}  # fmt: skip
+        if given := [name for name, value in chosen_only.items() if value is not None]:
+            raise InputError(f"--{given[0]} goes with a method that selects channels, not with {config.method}")
         budget = Budget.parse(config.budget) if config.budget else None
         if budget is not None and budget.accounting != "bytes":
             raise InputError(f"--budget {config.budget}: {config.method} takes a budget in bytes")
@@ -473,7 +480,7 @@ class _Session:
             budget=budget.amount if budget else None, last=config.last, head=self.head, seed=config.seed, options=dict(config.options)
         )
         prepared = method(config.method).prepare(self.model, self.example, options)
-        measured = measure.training_bytes(self.model, self.example).bytes
+        kept = [self._kept(prepared)]
         parameters_trained = [p for p in self.model.parameters() if p.requires_grad]
         train_loader, val_loader, test_loader = self.loaders()
 
@@ -500,15 +507,17 @@ class _Session:
             device="cpu",
             description=config.method,
         )
-        after = measure.training_bytes(self.model.train(), self.example).bytes
+        self.model.train()
+        kept.append(self._kept(prepared))
+        measured, predicted = max(kept, key=lambda pair: pair[0])
         metrics = self._metrics(history.epochs, test_loader)
         count = sum(p.numel() for p in parameters_trained)
         cost: dict[str, Any] = {
             "method": config.method,
             "budget": asdict(budget) if budget else None,
-            "predicted_saved_bytes": prepared.predicted_saved_bytes,
-            "measured_saved_bytes": max(measured, after),
-            "measured_total_bytes": max(measured, after) + 4 * count * (1 + config.optimizer_slots),
+            "predicted_saved_bytes": predicted,
+            "measured_saved_bytes": measured,
+            "measured_total_bytes": measured + 4 * count * (1 + config.optimizer_slots),
             "trained_parameters": count,
             **self._process(),
         }
@@ -516,6 +525,14 @@ class _Session:
         if budget is not None and cost["measured_saved_bytes"] > budget.amount:
             raise CheckFailed(f"{config.method} kept {cost['measured_saved_bytes']} bytes, over the budget of {budget.amount}")
         return self._result(metrics, cost, history.epochs, [])
+
+    def _kept(self, prepared: Prepared) -> tuple[int, int | None]:
+        """Bytes that a forward pass of the example keeps: measured, and predicted (None where the method makes no promise).
+
+        Where the ranks follow the explained variance (HOSVD, SVD without a budget) the prediction is that of the ranks of this pass.
+        """
+        measured = measure.training_bytes(self.model, self.example).bytes
+        return measured, prepared.predict() if prepared.predict else prepared.predicted_saved_bytes
 
     # -- results
 

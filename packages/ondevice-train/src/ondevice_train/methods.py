@@ -43,6 +43,7 @@ class Prepared:
     Attributes:
         predicted_saved_bytes: bytes that one forward pass of the example keeps for the backward pass (parameters apart),
             or None where the method makes no promise.
+        predict: the same for the model as it is now (ranks may have changed); None where there is no such arithmetic.
         restore: puts the plain torch modules back, in place, with the trained values.
         state_dict, load_state_dict: the method's own state for checkpoints (bases, ranks), plain data and tensors.
     """
@@ -51,6 +52,7 @@ class Prepared:
     restore: Callable[[], None]
     state_dict: Callable[[], dict[str, Any]] = dict
     load_state_dict: Callable[[dict[str, Any]], None] = lambda state: None
+    predict: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from edge_shared import architectures
 from edge_shared.artifacts import load_artifact, load_weights
 from edge_shared.errors import InputError, require
+from edge_shared.files import read_json
 from edge_shared.trace import trace
 from torch import nn
 
@@ -38,11 +40,7 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
         model = load_artifact(name).model
     elif name.startswith("timm:"):
         require("timm", "edge-shared[torch]")
-        import timm
-
-        if name[5:] not in timm.list_models():
-            raise InputError(f"--model {name}: timm has no such model")
-        model = timm.create_model(name[5:], pretrained=False, num_classes=classes)
+        model = _timm(name[5:], **_timm_arguments(name[5:], classes, size))
     elif name in architectures.names() or name.startswith("mobilenet_v2"):
         model = architectures.module(name, classes=classes, resolution=size)
     else:
@@ -51,7 +49,11 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
         if name not in torchvision.models.list_models(module=torchvision.models):
             known = ", ".join(architectures.names())
             raise InputError(f"--model {name}: unknown; give one of {known}, a torchvision classifier, timm:NAME or a model folder")
-        model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        # Auxiliary classifiers would train on a loss of their own; the sizes of ViTs are fixed when they are made.
+        extra: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        if name.startswith("vit_"):
+            extra = {"image_size": size}
+        model = _made(name, lambda: torchvision.models.get_model(name, weights=None, num_classes=classes, **extra))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     head = find_head(model, trace(model.eval(), torch.zeros(2, channels, size, size)))
@@ -63,6 +65,45 @@ def build(name: str, *, classes: int, size: int, weights: str | Path | None = No
     if weights is not None:
         _load(model, head, load_weights(weights), f"--weights {weights}")
     return model.train(), head
+
+
+def builder(name: str, *, classes: int, size: int) -> dict[str, Any] | None:
+    """How `edge_shared.artifacts.save_model` writes the model down: timm's by name and arguments (few of them can be traced), others as graphs."""
+    if name.startswith("timm:"):
+        return {"library": "timm", "name": name[5:], "arguments": _timm_arguments(name[5:], classes, size)}
+    if Path(name).is_dir() and (found := read_json(Path(name) / "recipe.json", "recipe").get("builder")):
+        return {**found, "arguments": {**found.get("arguments", {}), "num_classes": classes}}
+    return None
+
+
+def _timm_arguments(name: str, classes: int, size: int) -> dict[str, Any]:
+    import timm
+
+    if name not in timm.list_models():
+        raise InputError(f"--model timm:{name}: timm has no such model")
+    config = timm.get_pretrained_cfg(name)
+    fixed = config is not None and config.fixed_input_size and config.input_size[1] != size
+    return {"num_classes": classes, **({"img_size": size} if fixed else {})}
+
+
+def _timm(name: str, **arguments: Any) -> nn.Module:
+    import timm
+
+    try:
+        model = _made(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **arguments))
+    except TypeError as error:
+        raise InputError(f"--model timm:{name} does not take images of {arguments.get('img_size')} pixels") from error
+    for module in model.modules():
+        if type(module) is timm.layers.Linear:  # torch's own but for TorchScript; methods know torch's
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+    return model
+
+
+def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(f"--model {name} cannot be made for this image size: {' '.join(str(error).split())[:160]}") from error
 
 
 def input_channels(name: str) -> int:

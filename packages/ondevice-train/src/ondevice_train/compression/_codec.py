@@ -86,7 +86,9 @@ class _CompressedLayer(torch.autograd.Function):
 
 
 def compressed(x: Tensor, weight: Tensor, bias: Tensor | None, codec: Codec, geometry: Geometry) -> Tensor:
-    """Apply a Conv2d or Linear that remembers x through `codec`."""
+    """Apply a Conv2d or Linear that remembers x through `codec`; where no backward pass can follow nothing is encoded."""
+    if not torch.is_grad_enabled():
+        return geometry.forward(x, weight, bias)
     return _CompressedLayer.apply(x, weight, bias, codec, geometry)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from edge_shared.errors import InputError
 from torch import Tensor
 
 Factors = tuple[Tensor | None, ...]
@@ -106,7 +107,14 @@ def rank_for(energies: Tensor, epsilon: float, total: Tensor | float | None = No
 
 def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (descending, >= 0) and eigenvectors of a symmetric matrix."""
-    values, vectors = torch.linalg.eigh(gram)
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError as error:
+        if not torch.isfinite(gram).all():
+            raise InputError(
+                "a layer's input is not finite, so it has no low-rank form: training has diverged, take a smaller --lr"
+            ) from error
+        values, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.double()))
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 

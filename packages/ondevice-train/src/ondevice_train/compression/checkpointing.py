@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ondevice_train.compression._evaluation import evaluation
 from ondevice_train.compression.plans import Plan
 
 
@@ -63,16 +64,13 @@ def block_costs(model: nn.Module, example: Tensor, names: Sequence[str], repeats
 
         hooks.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
     found = []
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
     with torch.no_grad():
         try:
-            model(example)
+            with evaluation(model):
+                model(example)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, flag in training:
-                module.training = flag
         for name, made in calls.items():
             if len(made) != 1:
                 continue

@@ -9,6 +9,7 @@ from edge_shared.errors import InputError
 from torch import Tensor, nn
 
 from ondevice_train.compression.planner import plan
+from ondevice_train.compression.predict import predict
 from ondevice_train.compression.prepare import codec_state, load_codec_state, prepare, restore
 from ondevice_train.methods import MethodOptions, Prepared
 
@@ -24,7 +25,10 @@ def _entry(method: str) -> Entry:
     def prepare_model(model: nn.Module, example: Tensor, options: MethodOptions) -> Prepared:
         if unknown := sorted(set(options.options) - set(_SETTINGS)):
             raise InputError(f"method {method} has no option {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
-        made = plan(model, example, options.budget, method, last=options.last, head=options.head, **options.options)
+        settings = dict(options.options)
+        if isinstance(names := settings.get("layers"), str):
+            settings["layers"] = [name.strip() for name in names.split(",") if name.strip()]
+        made = plan(model, example, options.budget, method, last=options.last, head=options.head, **settings)
         prepare(model, made)
 
         def put_back() -> None:
@@ -35,6 +39,7 @@ def _entry(method: str) -> Entry:
             restore=put_back,
             state_dict=lambda: codec_state(model),
             load_state_dict=lambda state: load_codec_state(model, state),
+            predict=lambda: predict(model, example).bytes,
         )
 
     return prepare_model

@@ -9,12 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from edge_shared.errors import InputError
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointError
 
 from ondevice_train.compression._codec import Codec
+from ondevice_train.compression._evaluation import evaluation
 from ondevice_train.compression._geometry import Geometry, geometry_of
 from ondevice_train.compression.checkpointing import blocks
 from ondevice_train.compression.recompute import Recomputed, recomputed
@@ -78,21 +82,27 @@ def layers_of(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module, t
                 seen.setdefault(name, []).append((module, tuple(args[0].shape), tuple(y.shape)))
 
             hooks.append(module.register_forward_hook(note))
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation(model), torch.no_grad():
             model(example)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training:
-            module.training = flag
     return [(name, *calls[0]) for name, calls in seen.items() if len(calls) == 1]
 
 
-def loss_of(output: Tensor, labels: Tensor | None) -> Tensor:
-    """Cross entropy; without labels, of classes dealt out in turn (a stand-in that any classifier accepts)."""
+def loss_of(output: Any, labels: Tensor | None) -> Tensor:
+    """Cross entropy; without labels, of classes dealt out in turn (a stand-in that any classifier accepts).
+
+    Of an output of several tensors (a dict, a tuple) the first that carries a gradient counts.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = [value for value in tree_leaves(output) if isinstance(value, Tensor) and value.requires_grad]
+    if not found:
+        raise InputError(f"the model gives a {type(output).__name__} without a tensor that carries a gradient; there is nothing to train")
+    output = found[0]
     if output.ndim != 2:
         return output.square().mean()
     if labels is None:
@@ -124,9 +134,7 @@ def judge(
     tables: dict[str, LayerTable] = {}
     hooks = []
     modules = dict(model.named_modules())
-    state = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     # Choosing must not take the memory that the choice saves: norms and activations keep what an exact gradient needs and no more, and
     # blocks are run again in the backward pass. Of a layer inside one, the first call tells the shapes and brings the gradient, the
     # second its input; either may come first.
@@ -167,13 +175,25 @@ def judge(
         hooks.append(modules[name].register_forward_hook(leave))
     for block in again:
         block.install()
-    try:
+
+    def pass_once() -> Tensor:
         with torch.enable_grad():
-            start = [modules[name].weight for name in names]
+            start: list[Tensor] = [modules[name].weight for name in names]  # type: ignore[misc]
             for parameter in start:
-                parameter.requires_grad_(True)  # type: ignore[union-attr]
+                parameter.requires_grad_(True)
             loss = loss_of(model(example), labels)
-            torch.autograd.grad(loss, start, allow_unused=True)  # type: ignore[arg-type]
+            torch.autograd.grad(loss, start, allow_unused=True)
+        return loss.detach()
+
+    try:
+        with evaluation(model):
+            try:
+                loss = pass_once()
+            except CheckpointError:
+                # A block that remembers something for evaluation (LeViT's attention biases) saves less when it runs again; now it has it.
+                for found in (tables, inputs, grads):
+                    found.clear()
+                loss = pass_once()
     finally:
         for block in again:
             block.remove()
@@ -181,8 +201,6 @@ def judge(
             hook.remove()
         unpack_activations(model)
         thaw_norms(model)
-        for module, flag in state:
-            module.training = flag
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
     if not torch.isfinite(loss):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from edge_shared.errors import InputError
 from edge_shared.units import parse_bytes
@@ -91,10 +92,10 @@ def plan(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
-    if not 0 < epsilon <= 1:
-        raise InputError(f"epsilon is {epsilon}; an explained variance lies in (0, 1]")
-    if not 0 < ratio <= 1:
-        raise InputError(f"ratio is {ratio}; it is the share of rows and columns kept, in (0, 1]")
+    check_settings(
+        epsilon=epsilon, ratio=ratio, patch=patch, bits=bits, weight_epsilon=weight_epsilon, basis=basis, half_core=half_core, pack=pack,
+        smooth_bits=smooth_bits, max_error=max_error,
+    )  # fmt: skip
     limit = None if budget is None else _bytes(budget)
     found = layers_of(model, example)
     names = _chosen([name for name, *_ in found], found, last, layers, head)
@@ -105,6 +106,10 @@ def plan(
     if method in ("plain", "checkpointing"):
         made = replace(base, pack=False, blocks=_trained_blocks(model, trained) if method == "checkpointing" else ())
         return _finished(model, example, made)
+    if not names:
+        raise InputError(
+            f"there is nothing for {method} to compress: the model has no Conv2d or Linear that runs once a pass, but its classifier"
+        )
     image = {name for name, module, _, _ in found if isinstance(module, nn.Conv2d)}
     if method == "auto":
         return _automatic(model, example, labels, names, image, base, max_error)
@@ -120,6 +125,30 @@ def plan(
             for choice in choices
         )
     return _finished(model, example, replace(base, layers=choices))
+
+
+def check_settings(**values: Any) -> None:
+    """Refuse a setting of `plan` of the wrong kind or out of range.
+
+    Raises:
+        InputError: naming the setting, what was given and what would be right.
+    """
+    shares = {"epsilon": "an explained variance", "weight_epsilon": "an explained variance", "ratio": "the share of rows and columns kept"}
+    for name, meaning in shares.items():
+        if not _number(values[name]) or not 0 < values[name] <= 1:
+            raise InputError(f"{name} is {values[name]!r}; it is {meaning}, in (0, 1]")
+    if not _number(values["max_error"]) or not values["max_error"] >= 0:
+        raise InputError(f"max_error is {values['max_error']!r}; it is a share of the gradient, at least 0")
+    if type(values["patch"]) is not int or values["patch"] < 1:
+        raise InputError(f"patch is {values['patch']!r}; it is a side in pixels, a whole number of at least 1")
+    choices = {"bits": (8, 4), "smooth_bits": (8, 4), "basis": ("calibrated", "cosine"), "half_core": (True, False), "pack": (True, False)}
+    for name, allowed in choices.items():
+        if not any(type(values[name]) is type(value) and values[name] == value for value in allowed):
+            raise InputError(f"{name} is {values[name]!r}; choose {' or '.join(str(value).lower() for value in allowed)}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _bytes(budget: str | int) -> int:
@@ -139,16 +168,20 @@ def _chosen(
     linear = [name for name, module, _, _ in found if isinstance(module, nn.Linear)]
     head = head or (linear[-1] if linear else None)
     if layers is not None:
+        if isinstance(layers, str) or not layers:
+            raise InputError(f"layers is {layers!r}; it is a list of layer names")
         if unknown := [name for name in layers if name not in names]:
             raise InputError(f"layer {unknown[0]!r} is no Conv2d or Linear that runs once on the example; known: {', '.join(names)}")
-        return list(layers)
+        return [name for name in names if name in set(layers)]
     body = [name for name, *_ in found if name != head]
     if last is None:
         return body
     convs = [name for name, module, _, _ in found if isinstance(module, nn.Conv2d)]
     pool = convs if len(convs) > 1 else body
+    if not pool:
+        raise InputError(f"last is {last}; the model has no Conv2d or Linear that runs once a pass, apart from its classifier")
     if not 1 <= last <= len(pool):
-        raise InputError(f"last is {last}; the model has 1 to {len(pool)} layers to train")
+        raise InputError(f"last is {last}; the model has {len(pool)} layers to choose from, so it is 1 to {len(pool)}")
     return pool[-last:]
 
 

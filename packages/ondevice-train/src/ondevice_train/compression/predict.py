@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode, unset_fake_temporarily
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ondevice_train.compression._codec import CompressedLayer
 from ondevice_train.compression.layer_norm import CompactLayerNorm, layer_norm_bytes
 from ondevice_train.compression.max_pool import CompactMaxPool2d
 from ondevice_train.compression.recompute import Recomputed, recompute_bytes, recomputed
 from ondevice_train.compression.wasi import FactoredLinear
-from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d
+from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d, FrozenNormAct
 from ondevice_train.ops.masks import PackedActivation, saved_bytes
 
 
@@ -98,6 +99,41 @@ def _rule(counter: _Counter, name: str, module: nn.Module, calls: list[int], arg
         counter.keep(x)
 
 
+def _recurrent(counter: _Counter, name: str, module: nn.RNNBase) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Hooks around a stand-in of `module`. Torch's recurrent kernels tell the size of their workspace only when they run: this one runs."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    calls = [0]
+
+    def enter(*_: Any) -> None:
+        counter.depth += 1
+
+    def leave(stand_in: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        counter.depth -= 1
+        if counter.depth:
+            return
+        calls[0] += 1
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+            return tensor
+
+        def real(value: Any) -> Any:
+            return torch.zeros(value.shape, dtype=value.dtype, requires_grad=value.requires_grad) if isinstance(value, Tensor) else value
+
+        with unset_fake_temporarily(), torch.random.fork_rng(devices=[]):
+            inputs = tree_map(real, args)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                outputs = module(*inputs)
+        # What comes in and goes out may be kept by the neighbours as well.
+        for made, fake in zip(tree_leaves((inputs, outputs)), tree_leaves((args, result)), strict=True):
+            if isinstance(made, Tensor) and kept.pop(made.untyped_storage()._cdata, None) is not None:
+                counter.keep(fake)
+        counter.add(name, {(name, calls[0]): sum(storage.nbytes() for key, storage in kept.items() if key not in parameters)})
+
+    return enter, leave
+
+
 def predict(model: nn.Module, example: Tensor) -> Prediction:
     """Predict what ``model(example)`` keeps for backward, for a plain or a prepared model, at its training flags.
 
@@ -116,6 +152,15 @@ def predict(model: nn.Module, example: Tensor) -> Prediction:
     parameters = {storage._cdata: storage for storage in storages}
     counter = _Counter(parameters)
     for name, module in list(shadow.named_modules()):
+        if isinstance(module, FrozenNormAct):  # the norm by its rule, what follows it inside by its own
+            module.register_forward_pre_hook(_enter(counter, name, module, None), with_kwargs=True)
+            module.get_submodule("drop").register_forward_pre_hook(_leave(counter))
+            continue
+        if isinstance(module, nn.RNNBase):
+            enter, leave = _recurrent(counter, name, model.get_submodule(name))  # type: ignore[arg-type]
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+            continue
         if not _calls_alone(module) and recomputed(module) is None:
             continue
         stand_in = module.original if _calls_alone(module) else module

@@ -18,7 +18,7 @@ from ondevice_train.compression.max_pool import CompactMaxPool2d, fits
 from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.recompute import Recomputed, is_attention, recomputed
 from ondevice_train.compression.wasi import FactoredLinear
-from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d, freeze_norms, thaw_norms
+from ondevice_train.ops.frozen_norm import FrozenBatchNorm2d, FrozenNormAct, is_norm_act, thaw_norms
 from ondevice_train.ops.masks import pack_activations, unpack_activations
 from ondevice_train.ops.selective import Selective
 
@@ -117,22 +117,29 @@ def prepare(model: nn.Module, plan: Plan) -> nn.Module:
 
 def compact(model: nn.Module, smooth_bits: int = 8) -> None:
     """Make what stands between the layers keep less: activations, norms, attention. Only what trains or carries a gradient."""
-    flags = {id(module): [parameter.requires_grad for parameter in module.parameters()] for module in model.modules()}
-    norms = {name: flags[id(module)] for name, module in model.named_modules() if type(module) is nn.BatchNorm2d}
-    freeze_norms(model, train="bias")
-    for name, trained in norms.items():
-        frozen = model.get_submodule(name)
-        if isinstance(frozen, FrozenBatchNorm2d) and trained and not trained[-1]:
-            frozen.bias.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        # A norm without running statistics has nothing to freeze: it stays as it is, and what it keeps counts.
+        if name and (type(module) is nn.BatchNorm2d or is_norm_act(module)) and module.running_mean is not None:
+            trained = module.bias is not None and module.bias.requires_grad
+            frozen = FrozenNormAct(module) if is_norm_act(module) else FrozenBatchNorm2d(module)  # type: ignore[arg-type]
+            frozen.weight.requires_grad_(False)
+            frozen.bias.requires_grad_(trained)
+            model.set_submodule(name, frozen)
     fold_frozen(model)
     pack_activations(model, bits=smooth_bits)
     for name, module in list(model.named_modules()):
-        if name and type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
+        if name and is_layer_norm(module):
             model.set_submodule(name, CompactLayerNorm(module))
         elif name and fits(module):
             model.set_submodule(name, CompactMaxPool2d(module))  # type: ignore[arg-type]
         elif is_attention(module) and not any(isinstance(part, CompressedLayer) for part in module.modules()):
             Recomputed(module, eight_bit=True).install()
+
+
+def is_layer_norm(module: nn.Module) -> bool:
+    """Whether a module is a LayerNorm over its last dimension: torch's, or timm's where it computes the same."""
+    timm = type(module).__name__ == "LayerNorm" and type(module).__module__.startswith("timm.") and not getattr(module, "_fast_norm", True)
+    return (type(module) is nn.LayerNorm or timm) and len(module.normalized_shape) == 1  # type: ignore[arg-type]
 
 
 def fold_frozen(model: nn.Module) -> None:

@@ -114,6 +114,11 @@ class FactoredLinear(nn.Module):
         self._like = (original.in_features, original.out_features)
 
     @property
+    def weight(self) -> Tensor:
+        """The dense weight L R (O, I), made when it is asked for: torch's fused transformer layer does, in inference."""
+        return self.left @ self.right
+
+    @property
     def original(self) -> nn.Linear:
         """The dense layer with weight L R."""
         linear = nn.Linear(*self._like, bias=self.bias is not None, device="meta")
@@ -134,6 +139,8 @@ class FactoredLinear(nn.Module):
         """x (..., I) -> (..., O)."""
         if self.left._version != self._version:
             self.orthonormalise()
+        if not torch.is_grad_enabled():
+            return nn.functional.linear(nn.functional.linear(x, self.right), self.left, self.bias)
         return _FactoredLinear.apply(x, self.left, self.right, self.bias, self.codec)
 
     def extra_repr(self) -> str:

@@ -99,6 +99,23 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.running_mean.numel()}, eps={self.eps}"
 
 
+class FrozenNormAct(FrozenBatchNorm2d):
+    """timm's BatchNormAct2d on fixed statistics: the norm, then `drop` and `act`, which stay modules of their own."""
+
+    def __init__(self, original: nn.BatchNorm2d) -> None:
+        super().__init__(original)
+        self.drop, self.act = original.drop, original.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate x (B, C, H, W)."""
+        return self.act(self.drop(super().forward(x)))  # type: ignore[no-any-return, operator]
+
+
+def is_norm_act(module: nn.Module) -> bool:
+    """Whether a module is timm's norm with an activation inside."""
+    return type(module).__name__ == "BatchNormAct2d" and type(module).__module__.startswith("timm.")
+
+
 def freeze_norms(model: nn.Module, train: str = "none") -> list[str]:
     """Replace every BatchNorm2d of `model`, in place, by its frozen form; returns their names.
 

@@ -356,6 +356,8 @@ _KINDS: dict[type[nn.Module], str] = {
 def packed(module: nn.Module, bits: int = 8) -> PackedActivation | None:
     """The packed form of a torch activation module, or None where there is none (tanh-GELU, Softmax, ...)."""
     kind = _KINDS.get(type(module))
+    if type(module).__name__ == "GELU" and type(module).__module__.startswith("timm."):
+        kind = "gelu"  # timm wraps torch's
     if kind is None or (kind == "gelu" and getattr(module, "approximate", "none") != "none"):
         return None
     return PackedActivation(module, kind, bits)
