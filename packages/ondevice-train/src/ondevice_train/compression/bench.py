@@ -1,6 +1,6 @@
 """Step time, saved bytes and peak memory of methods side by side: steady state, whole steps, medians.
 
-Methods take turns step by step, so that other load on the machine falls on all of them alike.
+Methods take turns, so that other load on the machine falls on all of them alike.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BenchRow:
 
     Attributes:
         milliseconds: median of a whole step: zero_grad, forward, loss, backward, SGD step.
-        ratio: of the medians, to the vanilla step of the same trained layers.
+        ratio: to the vanilla step of the same trained layers; the median of the turns' ratios.
         cpu_milliseconds, cpu_ratio: the same in CPU time of the process, which other load on the machine does not lengthen; with
             several threads their times add up.
         saved_bytes: measured, whole model; `predicted_bytes` must be equal.
@@ -163,7 +163,6 @@ def bench(
                 keeping[label].append(watches[label].take())
             watches[label].take()
         say(f"step {step + 1} of {warmup + steps}")
-    plain_time, plain_cpu = statistics.median(times["plain"]), statistics.median(cpu["plain"])
     vanilla = measure.training_bytes(contenders["plain"][0], x).bytes
     shapes = {name: (shape, out, geometry_of(module)) for name, module, shape, out in layers_of(model, x)}
     rows = []
@@ -185,9 +184,9 @@ def bench(
                 label,
                 statistics.median(times[label]) * 1000,
                 (quarters[0] * 1000, quarters[2] * 1000),
-                statistics.median(times[label]) / plain_time,
+                _ratio(times[label], times["plain"]),
                 statistics.median(cpu[label]) * 1000,
-                statistics.median(cpu[label]) / plain_cpu,
+                _ratio(cpu[label], cpu["plain"]),
                 measure.training_bytes(own, x).bytes,
                 predict(own, x).bytes,
                 vanilla,
@@ -201,6 +200,11 @@ def bench(
             )
         )
     return rows
+
+
+def _ratio(own: list[float], plain: list[float]) -> float:
+    """Median over the turns of one's time by the other's in the same turn: a machine that slows down for a while then does not count."""
+    return statistics.median(mine / theirs for mine, theirs in zip(own, plain, strict=True))
 
 
 def _plan(model: nn.Module, x: Tensor, y: Tensor, method: str, last: int | None, settings: Mapping[str, Any]) -> Plan:

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from ondevice_train.compression.quantise import dequantise, quantise, quantised_bytes
 
 
-def layer_norm_bytes(elements: int, size: int) -> int:
+def layer_norm_bytes(elements: int, size: int, itemsize: int = 4) -> int:
     """Bytes kept: one an element, four floats a row of `size`."""
-    return quantised_bytes(elements, elements // size, 4) + 8 * (elements // size)
+    rows = elements // size
+    return quantised_bytes(elements, rows, itemsize) + 2 * itemsize * rows
 
 
 class _CompactLayerNorm(torch.autograd.Function):

@@ -88,7 +88,7 @@ def _rule(counter: _Counter, name: str, module: nn.Module, calls: list[int], arg
             counter.add(name, {(key, calls[0]): size for key, size in module.codec.footprint(x.shape, itemsize).items()})
     elif isinstance(module, CompactLayerNorm):
         if x.requires_grad or any(parameter.requires_grad for parameter in module.parameters()):
-            counter.add(name, {(name, calls[0]): layer_norm_bytes(x.numel(), module.size)})
+            counter.add(name, {(name, calls[0]): layer_norm_bytes(x.numel(), module.size, itemsize)})
     elif isinstance(module, CompactMaxPool2d):
         if x.requires_grad:
             counter.add(name, {(name, calls[0]): module.saved_bytes(x.shape)})
