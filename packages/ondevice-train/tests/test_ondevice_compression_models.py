@@ -159,6 +159,22 @@ def test_outputs_that_are_no_tensor():
     assert made.predicted_bytes == measure.training_bytes(prepare(model, made), x).bytes
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_in_another_precision(dtype):
+    model, x = Body(pooled(nn.ReLU())).to(dtype), torch.randn(4, 3, 16, 16, dtype=dtype)
+    for method in ("asi", "hosvd", "svd", "fixed-bases", "quantise", "plain"):
+        made = plan(model, x, method=method)
+        assert made.predicted_bytes == measure.training_bytes(prepare(model, made), x).bytes, method
+        model(x).sum().backward()
+        assert model.first.weight.grad.dtype == dtype
+        restore(model)
+
+
+def test_planning_without_gradients_is_refused():
+    with torch.inference_mode(), pytest.raises(InputError, match="outside of torch"):
+        plan(Body(pooled(nn.ReLU())), torch.randn(2, 3, 8, 8))
+
+
 def test_nothing_to_compress_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(InputError, match="nothing for asi to compress"):

@@ -131,6 +131,8 @@ def judge(
     Raises:
         InputError: if a gradient is not finite.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError("planning needs gradients: call it outside of torch.inference_mode()")
     tables: dict[str, LayerTable] = {}
     hooks = []
     modules = dict(model.named_modules())
@@ -150,8 +152,9 @@ def judge(
         def judged(module: nn.Module, name: str) -> None:
             if name in inputs and name in grads:
                 x, grad = inputs.pop(name), grads.pop(name)
+                wide = torch.promote_types(x.dtype, torch.float32)  # decompositions have no half precision, nor do layers encode in it
                 with torch.no_grad():
-                    _judge_layer(tables[name], module, x, grad, options(name, module, x), timed)
+                    _judge_layer(tables[name], module, x.to(wide), grad.to(wide), options(name, module, x.to(wide)), timed, x.nbytes)
 
         def enter(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
             if id(module) not in twice or name in tables:
@@ -208,12 +211,11 @@ def judge(
     return [tables[name] for name in names]
 
 
-def _judge_layer(table: LayerTable, module: nn.Module, x: Tensor, grad: Tensor, options: list[Option], timed: bool) -> None:
+def _judge_layer(table: LayerTable, module: nn.Module, x: Tensor, grad: Tensor, options: list[Option], timed: bool, dense: int) -> None:
     geometry = geometry_of(module)
     assert geometry is not None
     exact = geometry.weight_gradient(x, grad)
     table.norm = float(exact.norm())
-    dense = x.numel() * x.element_size()
     cost = _milliseconds(lambda: geometry.weight_gradient(x, grad)) if timed else None
     table.judged.append(Judged(None, "exact", dense, 0.0, cost))
     for option in options:
