@@ -133,6 +133,23 @@ def test_timm_norms_keep_bits():
     assert torch.allclose(model.bn1.bias.grad, plain.bn1.bias.grad, rtol=1e-3, atol=1e-3)
 
 
+def test_attention_of_linear_layers_is_run_again():
+    """timm's attention is made of layers that could be compressed; then queries, keys and values would be kept beside them."""
+    torch.manual_seed(0)
+    model, x = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=2), torch.randn(4, 3, 64, 64)
+    plain, made = copy.deepcopy(model), plan(model, x)
+    assert [layer.name for layer in made.layers if ".attn." in layer.name] == []
+    assert [layer.name for layer in plan(model, x, layers=["blocks.1.attn.qkv"]).layers] == ["blocks.1.attn.qkv"]
+    assert any(".attn." in layer.name for layer in plan(model, x, pack=False).layers)
+    prepare(model, made)
+    assert made.predicted_bytes == measure.training_bytes(model, x).bytes
+    for each in (model, plain):
+        each(x).square().sum().backward()
+    # Exact but for the rounding of the attention's input, and of what comes after it, to 8 bits.
+    ours, exact = model.blocks[0].attn.qkv.weight.grad, plain.blocks[0].attn.qkv.weight.grad
+    assert (ours - exact).norm() < 0.05 * exact.norm()
+
+
 def test_nothing_is_encoded_where_no_gradient_follows():
     """Validation must not move the bases, nor take the time of a decomposition."""
     torch.manual_seed(0)

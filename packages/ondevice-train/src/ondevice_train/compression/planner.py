@@ -25,6 +25,7 @@ from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.predict import Prediction, predict
 from ondevice_train.compression.prepare import prepare, restore
 from ondevice_train.compression.quantise import Quantise
+from ondevice_train.compression.recompute import is_attention
 from ondevice_train.compression.svd import SVD
 from ondevice_train.compression.wasi import factorise
 
@@ -100,6 +101,10 @@ def plan(
     found = layers_of(model, example)
     names = _chosen([name for name, *_ in found], found, last, layers, head)
     trained = None if last is None and layers is None else trained_modules(model, names)
+    if pack and layers is None and method != "wasi":
+        # Attention that is run again keeps its input alone, not those of its layers: there is nothing to compress but WASI's weights.
+        again = [f"{name}." for name, module in model.named_modules() if is_attention(module)]
+        names = [name for name in names if not name.startswith(tuple(again))] or names
     base = Plan(method, (), trained=trained, pack=pack, smooth_bits=smooth_bits, basis=basis, half_core=half_core, budget=limit)
     vanilla = _predicted(model, example, replace(base, pack=False))
     base = replace(base, vanilla_bytes=vanilla)
