@@ -39,7 +39,8 @@ def saved_bytes(forward: Callable[[], Any], exclude: Iterable[torch.Tensor] = ()
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in skip and storage.nbytes() > 0:
             kept[storage.data_ptr()] = storage  # held, so that no later tensor gets the same address
-        return tensor
+        # Detached: an operation that keeps its own output (ReLU) would else hold itself, and the whole graph, for ever.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()
