@@ -15,7 +15,8 @@ from edge_shared.memory import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondevice_train.cli import app
-from ondevice_train.compression._geometry import ConvGeometry
+from ondevice_train.compression._contract import linear_macs, weight_gradient
+from ondevice_train.compression._geometry import ConvGeometry, geometry_of
 from ondevice_train.compression._tucker import tucker_elements
 from ondevice_train.compression.flops import layer_macs, vanilla_macs
 from ondevice_train.compression.pareto import Infeasible, front, select
@@ -23,6 +24,7 @@ from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import LayerChoice, Plan
 from ondevice_train.compression.prepare import prepare, restore
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 MIB = 2**20
 
@@ -271,3 +273,15 @@ def test_fit_takes_every_compression_method(method):
     assert [type(module) for module in model] == [type(module) for module in tiny()]
     with pytest.raises(InputError, match="no option 'magic'"):
         row(method).prepare(model, x, MethodOptions(options={"magic": 1}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks"), [((8, 13, 20), (7, 2, 5)), ((8, 13, 20), (2, 12, 5)), ((8, 13, 20), (8, 13, 5)), ((4, 6, 5, 12), (3, 2, 4, 5))]
+)
+def test_counted_flops_of_a_linear_gradient_are_those_that_run(shape, ranks):
+    core = torch.randn(ranks)
+    factors = tuple(None if rank == size else torch.randn(size, rank) for rank, size in zip(ranks, shape, strict=True))
+    geometry = geometry_of(nn.Linear(shape[-1], 16))
+    with FlopCounterMode(display=False) as counter:
+        weight_gradient(core, factors, torch.randn(*shape[:-1], 16), geometry, "project")
+    assert counter.get_total_flops() == 2 * linear_macs(shape, ranks, 16)

@@ -148,8 +148,8 @@ def conv_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ..
 def linear_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out_features: int) -> int:
     """Multiply-adds of `linear_factored` and the final product with the input basis."""
     total, lead = 0, list(shape[:-1])
-    for mode, rank in enumerate(ranks[:-1]):
-        if rank != shape[mode]:
-            total += math.prod(lead) * rank * out_features
-            lead[mode] = rank
+    for _, mode in sorted((rank / size, mode) for mode, (rank, size) in enumerate(zip(ranks[:-1], shape[:-1], strict=True))):
+        if ranks[mode] != shape[mode]:
+            total += math.prod(lead) * ranks[mode] * out_features
+            lead[mode] = ranks[mode]
     return total + math.prod(lead) * out_features * ranks[-1] + out_features * ranks[-1] * shape[-1]
