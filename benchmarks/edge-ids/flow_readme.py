@@ -74,7 +74,7 @@ def speed() -> list[str]:
     found = record("speed")
     lines = [
         "### Speed (synthetic flows)", "",
-        "Rows replicated from NF-BoT-IoT-v2, two cores with little else to do; medians; the figures with bfloat16 are from before attention was made faster ([JSON](../../benchmarks/results/edge-ids-flow-speed.json), `python benchmarks/edge-ids/flow_speed.py`).", "",
+        "Rows replicated from NF-BoT-IoT-v2, two cores with little else to do; against the official code medians of three rounds with AVX2, one round with bfloat16, before attention was made faster ([JSON](../../benchmarks/results/edge-ids-flow-speed.json), `python benchmarks/edge-ids/flow_speed.py`).", "",
     ]  # fmt: skip
     if "against_official" in found:
         lines += ["GraphIDS, UNSW-v2 settings, batch 32,768, our training loop against the official one (branch PyG, its own `train_encoder` and `test`), in turns on the same flows and machine;",

@@ -30,7 +30,7 @@ SAFE = 2.0**100
 """Sums of a softmax up to this, and down to its inverse, are taken as they are; beyond, each row's largest logit is subtracted first, as usual."""
 
 ROWS = 1024
-"""Flows that go through a feed-forward layer together, likewise: measured fastest of 256, 512, 1,024 and 4,096 in float32."""
+"""Flows that go through a feed-forward layer together: measured fastest of 256, 512, 1,024 and 4,096 in float32."""
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
