@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode for the length of a block."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and back to the mode that each module was in."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode; every module gets its own mode back, whatever happens."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -25,6 +25,7 @@ from torch.nn import functional
 from edge_shared.checkpoints import load_checkpoint, save_checkpoint
 from edge_shared.cli import progress, say
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 
 __all__ = ["Epoch", "History", "Stateful", "Step", "TrainConfig", "evaluate", "fit", "load_checkpoint", "save_checkpoint", "sound_kernels"]
 
@@ -290,10 +291,8 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> Metrics:
         InputError: if a logit is not finite, or there is no data.
     """
     where = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     right, loss, total = 0, 0.0, 0
-    try:
+    with evaluating(model):
         for inputs, labels in loader:
             labels = labels.to(where)
             logits = _logits(model, inputs.to(where), labels)
@@ -302,9 +301,6 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> Metrics:
             right += int((logits.argmax(1) == labels).sum())
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
             total += len(labels)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not total:
         raise InputError("there is no data to evaluate on")
     return {"accuracy": right / total, "loss": loss / total, "n": total}

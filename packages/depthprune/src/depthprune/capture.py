@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
@@ -130,18 +129,6 @@ def shapes(gm: fx.GraphModule, inputs: Tensor | tuple[Tensor, ...]) -> fx.GraphM
             got = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise InputError(f"the model does not take an input of shape {got}: {' '.join(str(error).split())[:200]}") from error
     return gm
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:

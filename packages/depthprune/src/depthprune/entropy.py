@@ -18,11 +18,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from depthprune.capture import Site, evaluating, module_of, sites
+from depthprune.capture import Site, module_of, sites
 
 # Where the region of z ends that the activation treats as its linear part.
 UPPER = {"relu6": 6.0, "hardswish": 3.0}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from edge_shared.evaluating import evaluating
 from edge_shared.training import Step, TrainConfig, fit
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -106,17 +107,14 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
-    modes, momenta = [(module, module.training) for module in model.modules()], [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
         for batch in batches:
             model(images_of(batch).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, training in modes:
-        module.training = training

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from edge_shared.errors import CheckFailed, InputError
+from edge_shared.evaluating import evaluating
 from torch import Tensor, fx, nn
 
 from depthprune.capture import capture
@@ -224,17 +225,14 @@ def accuracy_of(loader: Any, device: str = "cpu") -> Callable[[nn.Module], float
 
     @torch.no_grad()
     def accuracy(model: nn.Module) -> float:
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         right = total = 0
-        for batch in loader:
-            if not isinstance(batch, list | tuple) or len(batch) < 2:
-                raise InputError("accuracy needs labels: batches must be (inputs, labels)")
-            x, y = batch[:2]
-            right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
-            total += len(y)
-        for module, training in modes:
-            module.training = training
+        with evaluating(model):
+            for batch in loader:
+                if not isinstance(batch, list | tuple) or len(batch) < 2:
+                    raise InputError("accuracy needs labels: batches must be (inputs, labels)")
+                x, y = batch[:2]
+                right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
+                total += len(y)
         if not total:
             raise InputError("no batch to evaluate on: the data loader is empty")
         return right / total

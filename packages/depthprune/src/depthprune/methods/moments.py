@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 from torch import Tensor, fx, nn
 
-from depthprune.capture import Site, evaluating, sites
+from depthprune.capture import Site, sites
 from depthprune.entropy import images_of, target
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthprune.capture import Site, evaluating, module_of
+from depthprune.capture import Site, module_of
 from depthprune.entropy import UPPER
 from depthprune.methods.moments import measure, normal_cdf
 from depthprune.methods.protocol import Method, State, lowest

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from edge_shared.evaluating import evaluating
 from edge_shared.training import Step, TrainConfig, fit
 from numpy.typing import NDArray
 from torch import nn
@@ -170,15 +171,11 @@ def weighted(weights_N: NDArray[np.floating]) -> Loss:
 def predict(model: nn.Module, part: Part, data: BiasedSet, *, batch_size: int = 500) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Bottleneck features (N, D) and predicted classes (N,), in evaluation mode; training flags are put back."""
     rows = Rows(part, data)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     device = next(model.parameters()).device
     features, predictions = [], []
-    with networks.bottleneck(model) as caught:
+    with evaluating(model), networks.bottleneck(model) as caught:
         for start in range(0, len(rows), batch_size):
             x = rows.__getitems__(range(start, min(start + batch_size, len(rows))))[0]
             predictions.append(model(x.to(device)).argmax(1).cpu())
             features.append(caught[0].cpu())
-    for module, mode in modes.items():
-        module.training = mode
     return torch.cat(features).numpy(), torch.cat(predictions).numpy()

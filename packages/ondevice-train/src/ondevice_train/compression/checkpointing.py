@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from edge_shared.evaluating import evaluating
 from torch import Tensor, nn
 
-from ondevice_train.compression._evaluation import evaluation
 from ondevice_train.compression.plans import Plan
 
 
@@ -66,7 +66,7 @@ def block_costs(model: nn.Module, example: Tensor, names: Sequence[str], repeats
     found = []
     with torch.no_grad():
         try:
-            with evaluation(model):
+            with evaluating(model):
                 model(example)
         finally:
             for hook in hooks:

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from edge_shared.errors import InputError
+from edge_shared.evaluating import evaluating
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointError
 
 from ondevice_train.compression._codec import Codec
-from ondevice_train.compression._evaluation import evaluation
 from ondevice_train.compression._geometry import Geometry, geometry_of
 from ondevice_train.compression.checkpointing import blocks
 from ondevice_train.compression.recompute import Recomputed, recomputed
@@ -83,7 +83,7 @@ def layers_of(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module, t
 
             hooks.append(module.register_forward_hook(note))
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(example)
     finally:
         for hook in hooks:
@@ -189,7 +189,7 @@ def judge(
         return loss.detach()
 
     try:
-        with evaluation(model):
+        with evaluating(model):
             try:
                 loss = pass_once()
             except CheckpointError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from edge_shared.evaluating import evaluating
 from edge_shared.training import Epoch, Step
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,17 +99,14 @@ class Driver:
             module.register_forward_hook(lambda module, inputs, output, name=name: found.__setitem__(name, _positions(output, module)))
             for name, module in self.prepared.modules.items()
         ]
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
         self.prepared.unchain()
         try:
-            model(self._held_out())
+            with evaluating(model):
+                model(self._held_out())
         finally:
             self.prepared.chain()
             for hook in hooks:
                 hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
         return found
 
     def state_bytes(self) -> int:
