@@ -24,6 +24,14 @@ def _heads(x_BNE: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> tu
     return q, k, v
 
 
+def _attend(
+    x_BNE: Tensor, weight: Tensor, bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None, heads: int
+) -> Tensor:
+    """What torch's module computes, to the bit, without its copies of queries, keys and values."""
+    mixed = F.scaled_dot_product_attention(*_heads(x_BNE, weight, bias, heads))
+    return F.linear(mixed.transpose(1, 2).reshape(x_BNE.shape), out_weight, out_bias)
+
+
 class _SelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -31,9 +39,7 @@ class _SelfAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(quantise(x_BNE, x_BNE.shape[0] * x_BNE.shape[1]), weight, bias, out_weight)
         ctx.shape, ctx.heads = x_BNE.shape, heads
-        q, k, v = _heads(x_BNE, weight, bias, heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return F.linear(mixed.transpose(1, 2).reshape(x_BNE.shape), out_weight, out_bias)
+        return _attend(x_BNE, weight, bias, out_weight, out_bias, heads)
 
     @staticmethod
     @once_differentiable
@@ -65,7 +71,8 @@ def self_attends(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
     return plain and same and not asked and kwargs.get("need_weights") is False
 
 
-def self_attention(module: nn.MultiheadAttention, x_BNE: Tensor) -> Tensor:
-    """The output of `module` for a call that `self_attends`; keeps `recompute_bytes` of x."""
+def self_attention(module: nn.MultiheadAttention, x_BNE: Tensor, keeps: bool) -> Tensor:
+    """The output of `module` for a call that `self_attends`; `keeps` `recompute_bytes` of x for a backward pass, or nothing."""
     out = module.out_proj
-    return _SelfAttention.apply(x_BNE, module.in_proj_weight, module.in_proj_bias, out.weight, out.bias, module.num_heads)
+    attend = _SelfAttention.apply if keeps else _attend
+    return attend(x_BNE, module.in_proj_weight, module.in_proj_bias, out.weight, out.bias, module.num_heads)

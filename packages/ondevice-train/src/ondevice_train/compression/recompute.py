@@ -83,12 +83,13 @@ class Recomputed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of the module."""
         forward = type(self.module).forward
-        if not self._backward_follows(args, kwargs):
+        keeps = self._backward_follows(args, kwargs)
+        if self.rounds(args, kwargs) and self_attends(self.module, args, kwargs):
+            return self_attention(self.module, args[0], keeps), None  # type: ignore[arg-type]
+        if not keeps:
             return forward(self.module, *args, **kwargs)
         if not self.rounds(args, kwargs):
             return checkpoint(lambda *inner, **named: forward(self.module, *inner, **named), *args, use_reentrant=False, **kwargs)
-        if self_attends(self.module, args, kwargs):
-            return self_attention(self.module, args[0]), None  # type: ignore[arg-type]
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point())
         tuples: list[bool] = []
 
