@@ -15,10 +15,10 @@ from edge_shared.memory import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondevice_train.cli import app
-from ondevice_train.compression._contract import linear_macs, weight_gradient
+from ondevice_train.compression._contract import conv_macs, linear_macs, weight_gradient
 from ondevice_train.compression._geometry import ConvGeometry, geometry_of
-from ondevice_train.compression._tucker import tucker_elements
-from ondevice_train.compression.flops import layer_macs, vanilla_macs
+from ondevice_train.compression._tucker import project, tucker_elements
+from ondevice_train.compression.flops import layer_macs, projection_macs, vanilla_macs
 from ondevice_train.compression.pareto import Infeasible, front, select
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import LayerChoice, Plan
@@ -128,8 +128,8 @@ def test_low_rank_macs_of_a_pointwise_layer_by_hand():
     choice = LayerChoice("c", "conv", shape, "shortcut", ranks)
     macs = layer_macs(choice, "asi", out, geometry, "true")
     assert macs.forward == macs.input_gradient == 20 * 30 * 8 * 49
-    assert macs.overhead == 8 * 20 * 7 * 7 * 3 + 8 * 20 * 7 * 3 * 2 + 8 * 20 * 6 * 5
-    assert macs.weight_gradient == 8 * 30 * 7 * 7 * 3 + 8 * 30 * 7 * 3 * 2 + 30 * 8 * 6 * 5 + 30 * 5 * 20
+    assert macs.overhead == 8 * 20 * 49 * 5 + 8 * 5 * 49 * 6
+    assert macs.weight_gradient == 8 * 30 * 49 * 6 + 30 * 8 * 6 * 5 + 30 * 5 * 20
     paper = layer_macs(choice, "hosvd", out, geometry, "paper")
     n = 8 * 20 * 49
     assert paper.overhead == sum(max(d, n // d) ** 2 * min(d, n // d) for d in shape)
@@ -285,3 +285,31 @@ def test_counted_flops_of_a_linear_gradient_are_those_that_run(shape, ranks):
     with FlopCounterMode(display=False) as counter:
         weight_gradient(core, factors, torch.randn(*shape[:-1], 16), geometry, "project")
     assert counter.get_total_flops() == 2 * linear_macs(shape, ranks, 16)
+
+
+IMAGES = [(8, 12, 16, 16), (8, 12, 40, 40)]  # rows and columns by one product, and by two
+RANKS = [(3, 5, 4, 2), (8, 5, 4, 2), (3, 12, 4, 2), (2, 7, 4, 2)]  # columns that `rows_times` does not fill up with zeros
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize(("order", "groups"), [("rebuild", 1), ("paper", 1), ("project", 1), ("project", 12)])
+def test_counted_flops_of_a_convolution_gradient_are_those_that_run(shape, ranks, order, groups):
+    conv = nn.Conv2d(12, 24, 3, padding=1, groups=groups)
+    core = torch.randn(ranks)
+    factors = tuple(None if rank == size else torch.randn(size, rank) for rank, size in zip(ranks, shape, strict=True))
+    geometry = geometry_of(conv)
+    out = (shape[0], 24, *shape[2:])
+    with FlopCounterMode(display=False) as counter:
+        weight_gradient(core, factors, torch.randn(out), geometry, order)
+    assert counter.get_total_flops() == 2 * conv_macs(shape, ranks, out, geometry, order)
+
+
+@pytest.mark.parametrize("shape", [*IMAGES, (8, 13, 20), (6, 20)])
+def test_counted_flops_of_a_projection_are_those_that_run(shape):
+    for batch in (3, shape[0]):
+        ranks = (batch, 5, 4, 2)[: len(shape)]
+        factors = tuple(None if rank == size else torch.randn(size, rank) for rank, size in zip(ranks, shape, strict=True))
+        with FlopCounterMode(display=False) as counter:
+            project(torch.randn(shape), factors)
+        assert counter.get_total_flops() == 2 * projection_macs(shape, ranks)

@@ -1,11 +1,12 @@
-"""Weight gradients from the Tucker form of a layer's input, without rebuilding the input.
+"""Weight gradients from the Tucker form of a layer's input, without rebuilding the whole input.
 
 Letters: b batch, a its rank; c channels in, r their rank; o channels out; h w input pixels, k l their ranks; p q output
 pixels; i j kernel taps; g groups. Three orders give the same result up to rounding:
 
-* ``"rebuild"``: expand the input, then the ordinary weight gradient (saves memory, no time);
-* ``"paper"``: project the output gradient on the batch basis, rebuild rows and columns, convolve with the rank channels,
-  apply the channel basis (HOSVD and ASI papers);
+* ``"rebuild"``: project the output gradient on the batch basis, expand the input but for its batch, then the ordinary weight
+  gradient of as many samples as that basis has columns;
+* ``"paper"``: the same, but expand rows and columns alone, convolve with the rank channels, apply the channel basis (HOSVD and
+  ASI papers); a grouped convolution mixes no channels across groups, so that its channels are expanded too;
 * ``"project"``: push the output gradient into all bases first, so that pixels and taps meet the core as one small GEMM.
 """
 
@@ -18,10 +19,9 @@ import torch
 from torch import Tensor
 
 from ondevice_train.compression._geometry import ConvGeometry, Geometry, LinearGeometry
-from ondevice_train.compression._tucker import Factors, expand, multiply, rows_times
+from ondevice_train.compression._tucker import Factors, expand, joins, kronecker, multiply, rows_times
 
 Order = Literal["rebuild", "paper", "project"]
-_JOINT_PIXELS = 256  # up to this many output pixels one GEMM with the Kronecker basis beats two batched ones
 
 
 def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geometry, order: Order) -> Tensor:
@@ -29,23 +29,28 @@ def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geom
     if isinstance(geometry, ConvGeometry) and order == "project":
         shape = [size if factor is None else factor.shape[0] for size, factor in zip(core.shape, factors, strict=True)]
         order = affordable(tuple(shape), tuple(core.shape), tuple(grad.shape), geometry)
+    if isinstance(geometry, ConvGeometry) and order == "paper" and geometry.groups > 1:
+        order = "rebuild"
     if order == "rebuild":
-        return geometry.weight_gradient(expand(core, factors), grad)
+        return geometry.weight_gradient(expand(core, (None, *factors[1:])), _batch_projected(grad, factors[0]))
     if isinstance(geometry, LinearGeometry):
         left, basis = linear_factored(core, factors, grad)
         return left if basis is None else left @ basis.t()
-    if order == "paper" or (factors[2] is None and factors[3] is None):
+    if order == "paper":
         return _conv_paper(core, factors, grad, geometry)
     return _conv_project(core, factors, grad, geometry)
 
 
 def affordable(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ...], geometry: ConvGeometry) -> Order:
-    """``"project"``, unless the projected output gradient would outgrow both input and output: ranks near full, several taps.
+    """``"project"``, unless pixels are not compressed or the projected output gradient would outgrow both input and output.
 
-    The order that takes its place keeps to the size of a dense weight gradient's temporaries.
+    The latter are ranks near full and several taps; the order that takes its place keeps to the size of a dense weight gradient's
+    temporaries.
     """
     (a, _, k, l), (kh, kw) = ranks, geometry.kernel
-    widest = max(a * out[1] * out[2] * kw * l, a * out[1] * kh * k * kw * l)
+    if (k, l) == shape[2:]:
+        return "paper" if geometry.groups == 1 else "rebuild"
+    widest = max(a * out[1] * out[3] * kh * k, a * out[1] * kh * k * kw * l)
     if widest <= max(math.prod(shape), math.prod(out)):
         return "project"
     others: tuple[Order, ...] = ("paper", "rebuild") if geometry.groups == 1 else ("rebuild",)
@@ -75,9 +80,6 @@ def _batch_projected(grad: Tensor, basis: Tensor | None) -> Tensor:
 def _conv_paper(core: Tensor, factors: Factors, grad: Tensor, geometry: ConvGeometry) -> Tensor:
     z = _batch_projected(grad, factors[0])
     channel = factors[1]
-    if geometry.groups > 1:
-        # A grouped convolution mixes no channels across groups: its rank channels must be real channels again.
-        return geometry.weight_gradient(expand(core, (None, channel, *factors[2:])), z)
     small = geometry.weight_gradient(expand(core, (None, None, *factors[2:])), z, groups=1)
     return small if channel is None else multiply(small, channel, 1)
 
@@ -93,6 +95,10 @@ def _taps(basis: Tensor | None, size: int, out: int, taps: int, stride: int, dil
     return rows.reshape(out, -1)
 
 
+def _channels_first(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
 def _conv_project(core: Tensor, factors: Factors, grad: Tensor, geometry: ConvGeometry) -> Tensor:
     z = _batch_projected(grad, factors[0])
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.stride, geometry.dilation
@@ -101,17 +107,16 @@ def _conv_project(core: Tensor, factors: Factors, grad: Tensor, geometry: ConvGe
     high, wide = factors[2], factors[3]
     rows = _taps(high, k if high is None else high.shape[0], p, kh, sh, dh, geometry.padding[0], z)
     columns = _taps(wide, l if wide is None else wide.shape[0], q, kw, sw, dw, geometry.padding[2], z)
-    if p * q <= _JOINT_PIXELS:
-        # Not torch.kron: it takes views that one-column bases do not allow.
-        joint = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(p * q, -1)
+    if (joint := kronecker(rows, columns)) is not None:
         projected = rows_times(z.reshape(a * o, p * q), joint.t())
-    else:
-        projected = multiply(multiply(z, columns.t(), 3), rows.t(), 2)
+    else:  # rows first: their product is the one that a matrix kernel is good at
+        projected = multiply(multiply(z, rows.t(), 2), columns.t(), 3)
     groups, channel = geometry.groups, factors[1]
     if groups == 1:
         r = core.shape[1]
         if kh == kw == 1:
-            m = torch.einsum("aom,arm->or", projected.view(a, o, k * l), core.reshape(a, r, k * l))
+            # As torch.einsum would have it, without its search for an order.
+            m = _channels_first(projected.view(a, o, k * l)) @ _channels_first(core.reshape(a, r, k * l)).t()
         else:
             m = torch.einsum("aoikjl,arkl->oijr", projected.view(a, o, kh, k, kw, l), core)
         gradient = m if channel is None else m @ channel.t()
@@ -134,15 +139,27 @@ def conv_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ..
     kh, kw = geometry.kernel
     taps, groups = kh * kw, geometry.groups
     batch = 0 if a == b else b * a * o * p * q
-    if order == "rebuild":
-        return a * r * k * l * w + a * r * k * w * h + a * r * c * h * w + a * b * c * h * w + taps * o * (c // groups) * b * p * q
+    if order == "rebuild" or (order == "paper" and groups > 1):
+        return batch + _expansion((a, c, h, w), ranks) + taps * o * (c // groups) * a * p * q
     if order == "paper":
-        spatial = a * r * k * l * h + a * r * l * h * w
-        return batch + spatial + o * a * r * taps * p * q + o * c * taps * r
-    projection = a * o * p * q * kw * l + a * o * p * kw * l * kh * k
+        spatial = _expansion((a, r, h, w), ranks)
+        return batch + spatial + o * a * r * taps * p * q + (0 if r == c else o * c * taps * r)
+    tall, wide = kh * k, kw * l
+    joint = joins((p, q), (tall, wide))
+    projection = a * o * p * q * tall * wide if joint else a * o * q * tall * (p + wide)
     if groups == 1:
-        return batch + projection + taps * o * a * k * l * r + taps * o * r * c
-    return batch + projection + a * c * r * k * l + taps * o * (c // groups) * a * k * l
+        return batch + projection + taps * o * a * k * l * r + (0 if r == c else taps * o * r * c)
+    return batch + projection + (0 if r == c else a * c * r * k * l) + taps * o * (c // groups) * a * k * l
+
+
+def _expansion(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
+    """Multiply-adds of `expand`: the modes that grow least come first."""
+    total, sizes = 0, list(ranks)
+    for mode in sorted(range(len(shape)), key=lambda mode: shape[mode] / ranks[mode]):
+        if ranks[mode] != shape[mode]:
+            total += math.prod(sizes) * shape[mode]
+            sizes[mode] = shape[mode]
+    return total
 
 
 def linear_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out_features: int) -> int:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 Factors = tuple[Tensor | None, ...]
 _UNFOLDED = 1 << 20  # elements copied at a time where an unfolding is no view
-_JOINT_PIXELS, _JOINT_RANK = 256, 64  # up to these, measured, the joint projection of rows and columns is the faster one
+_NARROW = 12  # matrices of up to so many columns are multiplied lying down, measured: their kernels work on 16 at a time
+_JOINT = 1 << 14  # elements of a Kronecker basis up to which, measured, one product with it beats one for rows and one for columns
 
 
 def compact(x: Tensor) -> Tensor:
@@ -66,22 +67,54 @@ def multiply(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
     shape[mode] = matrix.shape[0]
     if after == 1:
         return rows_times(x.reshape(before, size), matrix).view(shape)
+    if before > 1 and after <= _NARROW and after < matrix.shape[0] and x.device.type == "cpu":
+        return torch.matmul(x.reshape(before, size, after).transpose(1, 2), matrix.t()).transpose(1, 2).contiguous().view(shape)
     return torch.matmul(matrix, x.reshape(before, size, after)).view(shape)
 
 
-def project(x: Tensor, factors: Factors) -> Tensor:
-    """The core: x times U_i^T in every mode, last mode first (one pass over x, the rest on smaller tensors)."""
-    modes = list(reversed(range(x.ndim)))
-    if x.ndim == 4 and (rows := factors[2]) is not None and (columns := factors[3]) is not None:
-        small, ranks = x.shape[2] * x.shape[3] <= _JOINT_PIXELS, (rows.shape[1], columns.shape[1])
-        if small and ranks[0] * ranks[1] <= _JOINT_RANK:
-            # One product with the Kronecker basis: products with a side of 2 or 3 run far below a GEMM's speed.
-            joint = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(x.shape[2] * x.shape[3], -1)
+def joins(pixels: Sequence[int], ranks: Sequence[int]) -> bool:
+    """Whether rows and columns (h, w) are projected on their bases of `ranks` (k, l) by one product."""
+    return math.prod(pixels) * math.prod(ranks) <= _JOINT
+
+
+def kronecker(rows: Tensor, columns: Tensor) -> Tensor | None:
+    """The Kronecker product (h w, k l) of bases (h, k) and (w, l), where one product with it beats two; else None.
+
+    Products with a side of 2 or 3 run far below a GEMM's speed.
+    """
+    if not joins((rows.shape[0], columns.shape[0]), (rows.shape[1], columns.shape[1])):
+        return None
+    # Not torch.kron: it takes views that one-column bases do not allow.
+    return (rows[:, None, :, None] * columns[None, :, None, :]).reshape(rows.shape[0] * columns.shape[0], -1)
+
+
+def joint_basis(factors: Factors) -> Tensor | None:
+    """The `kronecker` basis of rows and columns of an image's pixels, if both are compressed and it pays."""
+    if len(factors) != 4 or (rows := factors[2]) is None or (columns := factors[3]) is None:
+        return None
+    return kronecker(rows, columns)
+
+
+def project_order(modes: int) -> tuple[int, ...]:
+    """Channels, rows, columns, batch of an image: whole planes of pixels are what a matrix kernel is best at. Else the last mode first."""
+    return (1, 2, 3, 0) if modes == 4 else tuple(reversed(range(modes)))
+
+
+def project(x: Tensor, factors: Factors, joint: Tensor | None = None) -> Tensor:
+    """The core: x times U_i^T in every mode, as `project_order` has them (one pass over x, the rest on smaller tensors).
+
+    Args:
+        x: dense.
+        factors: one per mode.
+        joint: `joint_basis` of the factors, where it is at hand.
+    """
+    if joint is None:
+        joint = joint_basis(factors)
+    for mode in project_order(x.ndim):
+        if joint is not None and mode == 2:
+            ranks = [0 if factor is None else factor.shape[1] for factor in factors[2:]]
             x = rows_times(x.reshape(-1, joint.shape[0]), joint.t()).view(*x.shape[:2], *ranks)
-            modes = [1, 0]
-    for mode in modes:
-        factor = factors[mode]
-        if factor is not None:
+        elif (factor := factors[mode]) is not None and not (joint is not None and mode == 3):
             x = multiply(x, factor.t(), mode)
     return x
 
@@ -105,17 +138,27 @@ def rank_for(energies: Tensor, epsilon: float, total: Tensor | float | None = No
     return min(missing + 1, energies.numel())
 
 
-def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (descending, >= 0) and eigenvectors of a symmetric matrix."""
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     try:
-        values, vectors = torch.linalg.eigh(gram)
+        return torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError as error:
         if not torch.isfinite(gram).all():
             raise InputError(
                 "a layer's input is not finite, so it has no low-rank form: training has diverged, take a smaller --lr"
             ) from error
-        values, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.double()))
+        values, vectors = torch.linalg.eigh(gram.double())
+        return values.to(gram.dtype), vectors.to(gram.dtype)
+
+
+def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (descending, >= 0) and eigenvectors of a symmetric matrix."""
+    values, vectors = _eigen(gram)
     return values.flip(0).clamp_min(0), vectors.flip(1)
+
+
+def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
+    """The eigenvectors (d, rank) of the largest eigenvalues of a symmetric matrix, largest last, with a storage of their own."""
+    return _eigen(gram)[1][:, -rank:].clone()
 
 
 def leading_basis(x: Tensor, mode: int, rank: int) -> Tensor:

@@ -18,14 +18,14 @@ from torch import Tensor
 from ondevice_train.compression._contract import Order
 from ondevice_train.compression._tucker import (
     Factors,
-    compact,
+    joint_basis,
     leading_basis,
+    leading_eigenvectors,
     mode_gram,
     multiply,
     orthonormalise,
     project,
     relative_error,
-    spectrum,
 )
 from ondevice_train.compression._tucker_codec import TuckerCodec, bases_from_state, bases_state, same_bases
 
@@ -56,6 +56,7 @@ class ASI(TuckerCodec):
         self.check_every = check_every
         self.seed = seed
         self.bases: Factors | None = None
+        self._joint: Tensor | None = None
         self.error = 0.0
         self.refreshes = 0
         self._baseline = 0.0
@@ -83,10 +84,12 @@ class ASI(TuckerCodec):
 
     def _project(self, x: Tensor, rank: int) -> tuple[Tensor, Factors]:
         assert self.bases is not None
-        core = project(x, self.bases)
+        if self._joint is None:
+            self._joint = joint_basis(self.bases)
+        core = project(x, self.bases, self._joint)
         if rank >= x.shape[0]:
             return core, self.bases
-        batch = compact(spectrum(mode_gram(core, 0))[1][:, :rank])
+        batch = leading_eigenvectors(mode_gram(core, 0), rank)
         return multiply(core, batch.t(), 0), (batch, *self.bases[1:])
 
     def refresh(self, x: Tensor) -> None:
@@ -100,7 +103,7 @@ class ASI(TuckerCodec):
             basis = self._basis(reduced, mode, ranks[mode])
             bases[mode] = basis
             reduced = multiply(reduced, basis.t(), mode)
-        self.bases = tuple(bases)
+        self.bases, self._joint = tuple(bases), None
         self.refreshes += 1
 
     def _basis(self, x: Tensor, mode: int, rank: int) -> Tensor:
@@ -131,7 +134,7 @@ class ASI(TuckerCodec):
         state = dict(state)
         self._baseline, self.error, step, refreshes = state.pop("meter").tolist()
         self._step, self.refreshes = int(step), int(refreshes)
-        self.bases = bases_from_state(state, len(self.ranks)) if state else None
+        self.bases, self._joint = bases_from_state(state, len(self.ranks)) if state else None, None
 
 
 def _cross(x: Tensor, half: Tensor, mode: int) -> Tensor:

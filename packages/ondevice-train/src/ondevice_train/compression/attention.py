@@ -24,9 +24,7 @@ def _heads(x_BNE: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> tu
     return q, k, v
 
 
-def _attend(
-    x_BNE: Tensor, weight: Tensor, bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None, heads: int
-) -> Tensor:
+def _attend(x_BNE: Tensor, weight: Tensor, bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None, heads: int) -> Tensor:
     """What torch's module computes, to the bit, without its copies of queries, keys and values."""
     mixed = F.scaled_dot_product_attention(*_heads(x_BNE, weight, bias, heads))
     return F.linear(mixed.transpose(1, 2).reshape(x_BNE.shape), out_weight, out_bias)

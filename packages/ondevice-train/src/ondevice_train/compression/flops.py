@@ -13,6 +13,7 @@ from typing import Literal
 
 from ondevice_train.compression._contract import Order, affordable, conv_macs, linear_macs
 from ondevice_train.compression._geometry import ConvGeometry, Geometry
+from ondevice_train.compression._tucker import joins, project_order
 from ondevice_train.compression.plans import LayerChoice
 
 Convention = Literal["true", "paper"]
@@ -79,13 +80,23 @@ def _projection(shape: tuple[int, ...], ranks: tuple[int, ...], method: str) -> 
         total += sum(n * min(d, n // d) + 9 * min(d, n // d) ** 3 for d in shape)
     if method == "asi-paper":
         total += sum(2 * n * k + 2 * d * k * k for d, k in zip(shape, ranks, strict=True))
-    sizes = list(shape)
-    for mode in reversed(range(len(shape))):
+    exact = ranks[0] != shape[0] and method in ("asi", "wasi", "auto")
+    if exact:  # the batch mode comes last
+        total += shape[0] ** 2 * prod(ranks[1:]) + 9 * shape[0] ** 3
+    return total + projection_macs(shape, ranks)
+
+
+def projection_macs(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
+    """Of `ondevice_train.compression._tucker.project`."""
+    total, sizes = 0, list(shape)
+    joint = len(shape) == 4 and all(ranks[mode] != shape[mode] for mode in (2, 3)) and joins(shape[2:], ranks[2:])
+    for mode in project_order(len(shape)):
         if ranks[mode] == shape[mode]:
             continue
-        if mode == 0 and method in ("asi", "wasi", "auto"):
-            total += prod(sizes) * shape[0] + 9 * shape[0] ** 3
-        total += prod(sizes) * ranks[mode]
+        if joint and mode == 2:
+            total += prod(sizes) * prod(ranks[2:])
+        elif not (joint and mode == 3):
+            total += prod(sizes) * ranks[mode]
         sizes[mode] = ranks[mode]
     return total
 
