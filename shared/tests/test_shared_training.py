@@ -510,6 +510,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
         ({"schedule": "steps"}, "choose one of"),
         ({"precision": "fp8"}, "choose one of"),
         ({"patience": 0}, "patience is 0"),
+        ({"momentum": 1.0}, "momentum is 1.0; it is below 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5; it is below 1"),
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
     ],
 )

@@ -30,8 +30,8 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def every_order_as_asked(monkeypatch, request):
     """At ranks this wide the projection would give way to another order: here each order must itself be right."""
-    if "affordable" not in request.node.name:
-        monkeypatch.setattr(_contract, "affordable", lambda *shapes: "project")
+    if "cheapest" not in request.node.name:
+        monkeypatch.setattr(_contract, "cheapest", lambda *shapes: "project")
 
 
 CONVS = [
@@ -130,15 +130,15 @@ def test_gradcheck_at_full_rank(groups):
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_projection_gives_way_where_it_is_not_affordable(groups, monkeypatch):
+def test_projection_gives_way_where_it_is_not_cheapest(groups, monkeypatch):
     """No temporary of the weight gradient outgrows the layer's own input and output, whatever the ranks; dW is the same."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 8, 3, padding=1, groups=groups, dtype=torch.float64)
     geometry = ConvGeometry.of(conv)
     x, out = torch.randn(4, 4, 12, 12, dtype=torch.float64), (4, 8, 12, 12)
-    narrow, wide = (2, 2, 2, 2), (4, 4, 10, 10)
-    assert _contract.affordable(tuple(x.shape), narrow, out, geometry) == "project"
-    assert _contract.affordable(tuple(x.shape), wide, out, geometry) != "project"
+    narrow, wide = (4, 4, 1, 1), (4, 4, 10, 10)
+    assert _contract.cheapest(tuple(x.shape), narrow, out, geometry) == "project"
+    assert _contract.cheapest(tuple(x.shape), wide, out, geometry) != "project"
     sizes = []
     plain = _contract.multiply
     monkeypatch.setattr(_contract, "multiply", lambda x, m, mode: sizes.append((y := plain(x, m, mode)).numel()) or y)

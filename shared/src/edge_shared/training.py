@@ -87,6 +87,9 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= least:
                 raise InputError(f"{name} is {getattr(self, name)}; it is at least {least}")
+        for name in ("momentum", "label_smoothing"):
+            if not getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it is below 1")
         for name in ("lr", "clip_norm", "patience"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -28,7 +28,7 @@ def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geom
     """dW from the Tucker form of the input and the output gradient, in the weight's shape."""
     if isinstance(geometry, ConvGeometry) and order == "project":
         shape = [size if factor is None else factor.shape[0] for size, factor in zip(core.shape, factors, strict=True)]
-        order = affordable(tuple(shape), tuple(core.shape), tuple(grad.shape), geometry)
+        order = cheapest(tuple(shape), tuple(core.shape), tuple(grad.shape), geometry)
     if isinstance(geometry, ConvGeometry) and order == "paper" and geometry.groups > 1:
         order = "rebuild"
     if order == "rebuild":
@@ -41,20 +41,18 @@ def weight_gradient(core: Tensor, factors: Factors, grad: Tensor, geometry: Geom
     return _conv_project(core, factors, grad, geometry)
 
 
-def affordable(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ...], geometry: ConvGeometry) -> Order:
-    """``"project"``, unless pixels are not compressed or the projected output gradient would outgrow both input and output.
+def cheapest(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ...], geometry: ConvGeometry) -> Order:
+    """The order of the fewest multiply-adds.
 
-    The latter are ranks near full and several taps; the order that takes its place keeps to the size of a dense weight gradient's
-    temporaries.
+    ``"project"`` only where pixels are compressed and the projected output gradient does not outgrow both input and output (ranks near
+    full, several taps); the others keep to the size of a dense weight gradient's temporaries.
     """
     (a, _, k, l), (kh, kw) = ranks, geometry.kernel
-    if (k, l) == shape[2:]:
-        return "paper" if geometry.groups == 1 else "rebuild"
+    orders: list[Order] = ["paper", "rebuild"] if geometry.groups == 1 else ["rebuild"]
     widest = max(a * out[1] * out[3] * kh * k, a * out[1] * kh * k * kw * l)
-    if widest <= max(math.prod(shape), math.prod(out)):
-        return "project"
-    others: tuple[Order, ...] = ("paper", "rebuild") if geometry.groups == 1 else ("rebuild",)
-    return min(others, key=lambda order: conv_macs(shape, ranks, out, geometry, order))
+    if (k, l) != shape[2:] and widest <= max(math.prod(shape), math.prod(out)):
+        orders.insert(0, "project")
+    return min(orders, key=lambda order: conv_macs(shape, ranks, out, geometry, order))
 
 
 def linear_factored(core: Tensor, factors: Factors, grad: Tensor) -> tuple[Tensor, Tensor | None]:

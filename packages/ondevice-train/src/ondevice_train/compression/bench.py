@@ -43,7 +43,8 @@ class BenchRow:
         saved_bytes: measured, whole model; `predicted_bytes` must be equal.
         vanilla_bytes: measured, whole model, plain torch.
         paper_bytes, paper_vanilla_bytes: the papers' count: inputs of the chosen layers only.
-        keeping_milliseconds: of one step, median, CPU time: keeping the inputs of the chosen layers and making dW from what was kept, alone.
+        keeping_milliseconds, gradient_milliseconds: of one step, median, CPU time: keeping the inputs of the chosen layers (their
+            decomposition), and making dW from what was kept, alone.
         macs, vanilla_macs: of forward, dX, overhead and dW of the chosen layers, true convention; `paper_macs` in the papers'.
         peak_rss: of a process of its own, if asked for.
     """
@@ -60,6 +61,7 @@ class BenchRow:
     paper_bytes: int
     paper_vanilla_bytes: int
     keeping_milliseconds: float
+    gradient_milliseconds: float
     macs: int
     vanilla_macs: int
     paper_macs: int
@@ -87,24 +89,25 @@ class _Watch:
     """Adds up the time that the codecs of a prepared model take; works inside both passes."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.seconds = 0.0
+        self.seconds = {"encode": 0.0, "weight_gradient": 0.0}
         for _, codec in codecs(model):
-            for name in ("encode", "weight_gradient"):
-                setattr(codec, name, self._timed(getattr(codec, name)))
+            for name in self.seconds:
+                setattr(codec, name, self._timed(name, getattr(codec, name)))
 
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             start = time.process_time()
             result = function(*args)
-            self.seconds += time.process_time() - start
+            self.seconds[name] += time.process_time() - start
             return result
 
         return run
 
-    def take(self) -> float:
-        """Seconds since the last call."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
+    def take(self) -> tuple[float, float]:
+        """Seconds since the last call: keeping, dW."""
+        kept, made = self.seconds.values()
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        return kept, made
 
 
 def sgd(model: nn.Module, lr: float = 1e-3, momentum: float = 0.0) -> torch.optim.SGD:
@@ -148,7 +151,7 @@ def bench(
         contenders[label] = (own, made, sgd(own))
     times: dict[str, list[float]] = {label: [] for label in contenders}
     cpu: dict[str, list[float]] = {label: [] for label in contenders}
-    keeping: dict[str, list[float]] = {label: [] for label in contenders}
+    parts: dict[str, list[tuple[float, float]]] = {label: [] for label in contenders}
     watches = {label: _Watch(own) for label, (own, _, _) in contenders.items()}
     for step in range(warmup + steps):
         for label, (own, _, optimizer) in contenders.items():
@@ -160,7 +163,7 @@ def bench(
             if step >= warmup:
                 cpu[label].append(time.process_time() - busy)
                 times[label].append(time.perf_counter() - start)
-                keeping[label].append(watches[label].take())
+                parts[label].append(watches[label].take())
             watches[label].take()
         say(f"step {step + 1} of {warmup + steps}")
     vanilla = measure.training_bytes(contenders["plain"][0], x).bytes
@@ -192,7 +195,8 @@ def bench(
                 vanilla,
                 made.layer_bytes,
                 sum(4 * choice_elements(shapes[name][0]) for name in names),
-                statistics.median(keeping[label]) * 1000,
+                statistics.median(kept for kept, _ in parts[label]) * 1000,
+                statistics.median(made for _, made in parts[label]) * 1000,
                 sum(true),
                 dense["true"],
                 sum(paper),

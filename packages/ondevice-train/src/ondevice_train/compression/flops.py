@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from ondevice_train.compression._contract import Order, affordable, conv_macs, linear_macs
+from ondevice_train.compression._contract import Order, cheapest, conv_macs, linear_macs
 from ondevice_train.compression._geometry import ConvGeometry, Geometry
 from ondevice_train.compression._tucker import joins, project_order
 from ondevice_train.compression.plans import LayerChoice
@@ -63,7 +63,7 @@ def layer_macs(choice: LayerChoice, method: str, out: tuple[int, ...], geometry:
         )
         return Macs(plain.forward, 0, overhead, _paper_backward(shape, ranks, out, geometry))
     if isinstance(geometry, ConvGeometry):
-        fast: Order = "paper" if method in ("hosvd", "asi-paper") else affordable(shape, ranks, out, geometry)
+        fast: Order = "paper" if method in ("hosvd", "asi-paper") else cheapest(shape, ranks, out, geometry)
         weight = conv_macs(shape, ranks, out, geometry, "rebuild" if choice.choice == "compress" else fast)
     else:
         weight = linear_macs(shape, ranks, out[-1])
