@@ -2,6 +2,7 @@
 
     python benchmarks/ondevice-train/compression-steptime.py                  # all cells that are not in the results yet
     python benchmarks/ondevice-train/compression-steptime.py --cells last4,mobilenet_v2,128,8
+    OMP_NUM_THREADS=1 python ...                                              # one thread; the cells of two have names of their own
 
 Weights are torchvision's ImageNet MobileNetV2 where EDGEWISE_DATA (or ../shared/data) has them, else random; inputs are CIFAR-10
 images, scaled up. BatchNorms are in evaluation mode in the baseline. Methods take turns step by step. Written after every cell.
@@ -120,18 +121,20 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     record = read_json(FILE) if FILE.exists() else {"cells": {}}
+    threads = torch.get_num_threads()
     for cell in arguments.cells:
-        if cell in record["cells"] and not arguments.again:
+        key = cell if threads == 1 else f"{cell},{threads} threads"
+        if key in record["cells"] and not arguments.again:
             continue
         found = run(cell)
         record = {
             "command": "python benchmarks/ondevice-train/compression-steptime.py",
             "what": "whole step: zero_grad, forward, loss, backward, SGD; medians; methods take turns; the machine was shared, so that CPU"
-            " time of the one thread is the figure to compare",
-            "environment": environment(), "threads": torch.get_num_threads(), "seed": 0, "cells": {**record["cells"], cell: found},
+            " time is the figure to compare",
+            "environment": environment(), "seed": 0, "cells": {**record["cells"], key: found | {"threads": threads}},
         }  # fmt: skip
         write_json(FILE, record)
-        print(cell, f"({found['cell_seconds']:.0f} s; exact dW {found['exact_weight_gradient_milliseconds']:.1f} ms)", flush=True)
+        print(key, f"({found['cell_seconds']:.0f} s; exact dW {found['exact_weight_gradient_milliseconds']:.1f} ms)", flush=True)
         for row in found["rows"].values():
             less = row["vanilla_bytes"] / max(1, row["saved_bytes"])
             mark = "=" if row["saved_bytes"] == row["predicted_bytes"] else "!="

@@ -34,6 +34,21 @@ def test_gradients_are_those_of_torch_at_the_rounded_input(call, bias):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_below_the_first_trained_layer_attention_is_torchs_and_keeps_nothing(call, dropout):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(12, 3, dropout, batch_first=True).requires_grad_(False)
+    x = torch.randn(4, 5, 12)
+    torch.manual_seed(1)
+    y = CALLS[call](attention, x)[0]
+    Recomputed(attention, eight_bit=True).install()
+    torch.manual_seed(1)
+    found = CALLS[call](attention, x)[0]
+    torch.testing.assert_close(found, y, rtol=1e-6, atol=1e-6)
+    assert not found.requires_grad
+
+
 def test_a_frozen_projection_gets_no_gradient():
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     attention.in_proj_weight.requires_grad_(False)

@@ -108,14 +108,15 @@ def project(x: Tensor, factors: Factors, joint: Tensor | None = None) -> Tensor:
         factors: one per mode.
         joint: `joint_basis` of the factors, where it is at hand.
     """
-    if joint is None:
-        joint = joint_basis(factors)
+    joint = joint_basis(factors) if joint is None else joint
     for mode in project_order(x.ndim):
-        if joint is not None and mode == 2:
-            ranks = [0 if factor is None else factor.shape[1] for factor in factors[2:]]
-            x = rows_times(x.reshape(-1, joint.shape[0]), joint.t()).view(*x.shape[:2], *ranks)
-        elif (factor := factors[mode]) is not None and not (joint is not None and mode == 3):
+        factor = factors[mode]
+        if factor is None:
+            continue
+        if joint is None or mode < 2:
             x = multiply(x, factor.t(), mode)
+        elif mode == 2:  # columns along with the rows
+            x = rows_times(x.reshape(-1, joint.shape[0]), joint.t()).view(*x.shape[:2], factor.shape[1], -1)
     return x
 
 
