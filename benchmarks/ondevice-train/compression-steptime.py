@@ -62,10 +62,10 @@ WASI = {
 }
 HOSVD = {label: LAST4[label] for label in ("asi", "hosvd (SVD, as published)", "hosvd (Gram)")}
 CELLS = {
-    "last4,mobilenet_v2,128,8": (LAST4, 4, 9),
+    "last4,mobilenet_v2,128,8": (LAST4, 4, 21),
     "whole,mobilenet_v2,128,32": (WHOLE, None, 5),
     "last4,mobilenet_v2,128,32": (LAST4, 4, 5),
-    "last4,vit-6x192,64,8": (LAST4, 4, 9),
+    "last4,vit-6x192,64,8": (LAST4, 4, 21),
     "last4,vit-6x192,64,32": (LAST4, 4, 5),
     "whole,vit-6x192,64,32": (WHOLE, None, 5),
     "wasi,vit-6x192,64,8": (WASI, None, 7),

@@ -82,17 +82,11 @@ def kronecker(rows: Tensor, columns: Tensor) -> Tensor | None:
 
     Products with a side of 2 or 3 run far below a GEMM's speed.
     """
-    if not joins((rows.shape[0], columns.shape[0]), (rows.shape[1], columns.shape[1])):
+    (h, k), (w, l) = rows.shape, columns.shape
+    if not joins((h, w), (k, l)):
         return None
     # Not torch.kron: it takes views that one-column bases do not allow.
-    return (rows[:, None, :, None] * columns[None, :, None, :]).reshape(rows.shape[0] * columns.shape[0], -1)
-
-
-def joint_basis(factors: Factors) -> Tensor | None:
-    """The `kronecker` basis of rows and columns of an image's pixels, if both are compressed and it pays."""
-    if len(factors) != 4 or (rows := factors[2]) is None or (columns := factors[3]) is None:
-        return None
-    return kronecker(rows, columns)
+    return (rows.reshape(h, 1, k, 1) * columns.reshape(1, w, 1, l)).reshape(h * w, k * l)
 
 
 def project_order(modes: int) -> tuple[int, ...]:
@@ -100,15 +94,11 @@ def project_order(modes: int) -> tuple[int, ...]:
     return (1, 2, 3, 0) if modes == 4 else tuple(reversed(range(modes)))
 
 
-def project(x: Tensor, factors: Factors, joint: Tensor | None = None) -> Tensor:
-    """The core: x times U_i^T in every mode, as `project_order` has them (one pass over x, the rest on smaller tensors).
-
-    Args:
-        x: dense.
-        factors: one per mode.
-        joint: `joint_basis` of the factors, where it is at hand.
-    """
-    joint = joint_basis(factors) if joint is None else joint
+def project(x: Tensor, factors: Factors) -> Tensor:
+    """The core: x times U_i^T in every mode, as `project_order` has them (one pass over x, the rest on smaller tensors)."""
+    joint = None
+    if x.ndim == 4 and (rows := factors[2]) is not None and (columns := factors[3]) is not None:
+        joint = kronecker(rows, columns)
     for mode in project_order(x.ndim):
         factor = factors[mode]
         if factor is None:
@@ -159,7 +149,7 @@ def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     """The eigenvectors (d, rank) of the largest eigenvalues of a symmetric matrix, largest last, with a storage of their own."""
-    return _eigen(gram)[1][:, -rank:].clone()
+    return _eigen(gram)[1].narrow(1, gram.shape[0] - rank, rank).clone()
 
 
 def leading_basis(x: Tensor, mode: int, rank: int) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 from ondevice_train.compression._contract import Order
 from ondevice_train.compression._tucker import (
     Factors,
-    joint_basis,
     leading_basis,
     leading_eigenvectors,
     mode_gram,
@@ -56,7 +55,6 @@ class ASI(TuckerCodec):
         self.check_every = check_every
         self.seed = seed
         self.bases: Factors | None = None
-        self._joint: Tensor | None = None
         self.error = 0.0
         self.refreshes = 0
         self._baseline = 0.0
@@ -84,9 +82,7 @@ class ASI(TuckerCodec):
 
     def _project(self, x: Tensor, rank: int) -> tuple[Tensor, Factors]:
         assert self.bases is not None
-        if self._joint is None:
-            self._joint = joint_basis(self.bases)
-        core = project(x, self.bases, self._joint)
+        core = project(x, self.bases)
         if rank >= x.shape[0]:
             return core, self.bases
         batch = leading_eigenvectors(mode_gram(core, 0), rank)
@@ -103,7 +99,7 @@ class ASI(TuckerCodec):
             basis = self._basis(reduced, mode, ranks[mode])
             bases[mode] = basis
             reduced = multiply(reduced, basis.t(), mode)
-        self.bases, self._joint = tuple(bases), None
+        self.bases = tuple(bases)
         self.refreshes += 1
 
     def _basis(self, x: Tensor, mode: int, rank: int) -> Tensor:
@@ -134,7 +130,7 @@ class ASI(TuckerCodec):
         state = dict(state)
         self._baseline, self.error, step, refreshes = state.pop("meter").tolist()
         self._step, self.refreshes = int(step), int(refreshes)
-        self.bases, self._joint = bases_from_state(state, len(self.ranks)) if state else None, None
+        self.bases = bases_from_state(state, len(self.ranks)) if state else None
 
 
 def _cross(x: Tensor, half: Tensor, mode: int) -> Tensor:
