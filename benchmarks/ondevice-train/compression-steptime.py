@@ -2,7 +2,7 @@
 
     python benchmarks/ondevice-train/compression-steptime.py                  # all cells that are not in the results yet
     python benchmarks/ondevice-train/compression-steptime.py --cells last4,mobilenet_v2,128,8
-    OMP_NUM_THREADS=1 python ...                                              # one thread; the cells of two have names of their own
+    OMP_NUM_THREADS=2 python ...                                              # two threads instead of one; these cells have names of their own
 
 Weights are torchvision's ImageNet MobileNetV2 where EDGEWISE_DATA (or ../shared/data) has them, else random; inputs are CIFAR-10
 images, scaled up. BatchNorms are in evaluation mode in the baseline. Methods take turns step by step. Written after every cell.
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--again", action="store_true", help="also cells that the results hold already")
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     record = read_json(FILE) if FILE.exists() else {"cells": {}}
     threads = torch.get_num_threads()
     for cell in arguments.cells:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from ondevice_train.cli import app
 from ondevice_train.compression._contract import conv_macs, linear_macs, weight_gradient
 from ondevice_train.compression._geometry import ConvGeometry, geometry_of
-from ondevice_train.compression._tucker import project, tucker_elements
-from ondevice_train.compression.flops import layer_macs, projection_macs, vanilla_macs
+from ondevice_train.compression._tucker import project, projection_macs, tucker_elements
+from ondevice_train.compression.flops import layer_macs, vanilla_macs
 from ondevice_train.compression.pareto import Infeasible, front, select
 from ondevice_train.compression.planner import plan
 from ondevice_train.compression.plans import LayerChoice, Plan

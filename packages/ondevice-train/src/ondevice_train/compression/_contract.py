@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ondevice_train.compression._geometry import ConvGeometry, Geometry, LinearGeometry
-from ondevice_train.compression._tucker import Factors, expand, joins, kronecker, multiply, rows_times
+from ondevice_train.compression._tucker import Factors, expand, expansion_macs, joins, kronecker, multiply, rows_times
 
 Order = Literal["rebuild", "paper", "project"]
 
@@ -138,9 +138,9 @@ def conv_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ..
     taps, groups = kh * kw, geometry.groups
     batch = 0 if a == b else b * a * o * p * q
     if order == "rebuild" or (order == "paper" and groups > 1):
-        return batch + _expansion((a, c, h, w), ranks) + taps * o * (c // groups) * a * p * q
+        return batch + expansion_macs((a, c, h, w), ranks) + taps * o * (c // groups) * a * p * q
     if order == "paper":
-        spatial = _expansion((a, r, h, w), ranks)
+        spatial = expansion_macs((a, r, h, w), ranks)
         return batch + spatial + o * a * r * taps * p * q + (0 if r == c else o * c * taps * r)
     tall, wide = kh * k, kw * l
     joint = joins((p, q), (tall, wide))
@@ -148,16 +148,6 @@ def conv_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ..
     if groups == 1:
         return batch + projection + taps * o * a * k * l * r + (0 if r == c else taps * o * r * c)
     return batch + projection + (0 if r == c else a * c * r * k * l) + taps * o * (c // groups) * a * k * l
-
-
-def _expansion(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
-    """Multiply-adds of `expand`: the modes that grow least come first."""
-    total, sizes = 0, list(ranks)
-    for mode in sorted(range(len(shape)), key=lambda mode: shape[mode] / ranks[mode]):
-        if ranks[mode] != shape[mode]:
-            total += math.prod(sizes) * shape[mode]
-            sizes[mode] = shape[mode]
-    return total
 
 
 def linear_macs(shape: tuple[int, ...], ranks: tuple[int, ...], out_features: int) -> int:

@@ -110,6 +110,21 @@ def project(x: Tensor, factors: Factors) -> Tensor:
     return x
 
 
+def projection_macs(shape: Sequence[int], ranks: Sequence[int]) -> int:
+    """Multiply-adds of `project`."""
+    total, sizes = 0, list(shape)
+    joint = len(shape) == 4 and all(ranks[mode] != shape[mode] for mode in (2, 3)) and joins(shape[2:], ranks[2:])
+    for mode in project_order(len(shape)):
+        if ranks[mode] == shape[mode]:
+            continue
+        if not joint or mode < 2:
+            total += math.prod(sizes) * ranks[mode]
+        elif mode == 2:
+            total += math.prod(sizes) * math.prod(ranks[2:])
+        sizes[mode] = ranks[mode]
+    return total
+
+
 def expand(core: Tensor, factors: Factors) -> Tensor:
     """Rebuild the dense tensor from its Tucker form; the smallest modes are grown first."""
     order = sorted(range(core.ndim), key=lambda mode: 1.0 if (f := factors[mode]) is None else f.shape[0] / f.shape[1])
@@ -118,6 +133,16 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
         if factor is not None:
             core = multiply(core, factor, mode)
     return core
+
+
+def expansion_macs(shape: Sequence[int], ranks: Sequence[int]) -> int:
+    """Multiply-adds of `expand`."""
+    total, sizes = 0, list(ranks)
+    for mode in sorted(range(len(shape)), key=lambda mode: shape[mode] / ranks[mode]):
+        if ranks[mode] != shape[mode]:
+            total += math.prod(sizes) * shape[mode]
+            sizes[mode] = shape[mode]
+    return total
 
 
 def rank_for(energies: Tensor, epsilon: float, total: Tensor | float | None = None) -> int:

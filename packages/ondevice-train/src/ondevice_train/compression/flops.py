@@ -13,7 +13,7 @@ from typing import Literal
 
 from ondevice_train.compression._contract import Order, cheapest, conv_macs, linear_macs
 from ondevice_train.compression._geometry import ConvGeometry, Geometry
-from ondevice_train.compression._tucker import joins, project_order
+from ondevice_train.compression._tucker import projection_macs
 from ondevice_train.compression.plans import LayerChoice
 
 Convention = Literal["true", "paper"]
@@ -84,21 +84,6 @@ def _projection(shape: tuple[int, ...], ranks: tuple[int, ...], method: str) -> 
     if exact:  # the batch mode comes last
         total += shape[0] ** 2 * prod(ranks[1:]) + 9 * shape[0] ** 3
     return total + projection_macs(shape, ranks)
-
-
-def projection_macs(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
-    """Of `ondevice_train.compression._tucker.project`."""
-    total, sizes = 0, list(shape)
-    joint = len(shape) == 4 and all(ranks[mode] != shape[mode] for mode in (2, 3)) and joins(shape[2:], ranks[2:])
-    for mode in project_order(len(shape)):
-        if ranks[mode] == shape[mode]:
-            continue
-        if joint and mode == 2:
-            total += prod(sizes) * prod(ranks[2:])
-        elif not (joint and mode == 3):
-            total += prod(sizes) * ranks[mode]
-        sizes[mode] = ranks[mode]
-    return total
 
 
 def _paper_backward(shape: tuple[int, ...], ranks: tuple[int, ...], out: tuple[int, ...], geometry: Geometry) -> int:

@@ -83,12 +83,12 @@ class Recomputed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of the module."""
         forward = type(self.module).forward
-        keeps = self._backward_follows(args, kwargs)
-        if self.rounds(args, kwargs) and self_attends(self.module, args, kwargs):
+        keeps, rounds = self._backward_follows(args, kwargs), self.rounds(args, kwargs)
+        if rounds and self_attends(self.module, args, kwargs):
             return self_attention(self.module, args[0], keeps), None  # type: ignore[arg-type]
         if not keeps:
             return forward(self.module, *args, **kwargs)
-        if not self.rounds(args, kwargs):
+        if not rounds:
             return checkpoint(lambda *inner, **named: forward(self.module, *inner, **named), *args, use_reentrant=False, **kwargs)
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point())
         tuples: list[bool] = []
